@@ -1,28 +1,79 @@
 //! The validated configuration of a running agent: newtypes and durations, nothing that is still to be checked.
 //!
-//! `file` reads the YAML file, `merge` lays flags over it; both finish before any port is bound.
+//! `file` reads the YAML file, `load` lays flags over it; both finish before any port is bound.
+
+mod duration;
+mod endpoint;
+mod error;
+mod file;
+mod load;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+pub use error::{ConfigError, Place};
+pub use scalar::{Address, Host, ScalarError, Span, Timeout};
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::oci::Registry;
+use crate::telemetry::{LogFilter, LogFormat};
+
+/// Where containerd asks, if nothing else is said.
+pub const DEFAULT_PORT: u16 = 7439;
+
+/// Where probes and the command line ask, if nothing else is said.
+pub const DEFAULT_ADMIN_PORT: u16 = 7441;
 
 /// Everything that `kuik-agent serve` runs by.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where containerd asks.
     pub listen: Vec<SocketAddr>,
+    /// Nobody chose `listen`: an address that this machine does not have is no error.
+    pub listen_is_default: bool,
     /// Where probes, metrics and the command line ask.
     pub admin_listen: SocketAddr,
     /// Where everything is kept.
     pub data_dir: PathBuf,
     /// How long streams may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// When a tag is asked for again.
     pub tags: TagsConfig,
+    /// What clients may take.
     pub limits: LimitsConfig,
+    /// How upstream is asked.
     pub upstream: UpstreamConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![(Ipv4Addr::LOCALHOST, DEFAULT_PORT).into(), (Ipv6Addr::LOCALHOST, DEFAULT_PORT).into()],
+            listen_is_default: true,
+            admin_listen: (Ipv4Addr::LOCALHOST, DEFAULT_ADMIN_PORT).into(),
+            data_dir: "/var/lib/kuik".into(),
+            drain_timeout: Duration::from_secs(30),
+            tags: TagsConfig::default(),
+            limits: LimitsConfig::default(),
+            upstream: UpstreamConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Default)]
+pub struct LogConfig {
+    /// One line or one object per event.
+    pub format: LogFormat,
+    /// Which events.
+    pub filter: LogFilter,
 }
 
 /// When a tag is asked for again.

@@ -13,7 +13,6 @@ pub enum ErrorCode {
     NameInvalid,
     NameUnknown,
     SizeInvalid,
-    TagInvalid,
     TooManyRequests,
     Unavailable,
     Unauthorized,
@@ -22,7 +21,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// The code as clients read it. `TAG_INVALID`, `UNAVAILABLE` and `UNKNOWN` are the reference implementation's.
+    /// The code as clients read it. `UNAVAILABLE` and `UNKNOWN` are the reference implementation's.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -34,7 +33,6 @@ impl ErrorCode {
             Self::NameInvalid => "NAME_INVALID",
             Self::NameUnknown => "NAME_UNKNOWN",
             Self::SizeInvalid => "SIZE_INVALID",
-            Self::TagInvalid => "TAG_INVALID",
             Self::TooManyRequests => "TOOMANYREQUESTS",
             Self::Unavailable => "UNAVAILABLE",
             Self::Unauthorized => "UNAUTHORIZED",

@@ -1,0 +1,150 @@
+//! The composition root: builds the parts, starts them, and ends them in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry as Registered;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::http::{self, AdminState, Limits, RegistryState, Server};
+use crate::metrics::{Metrics, StoreCollector};
+use crate::oci::Router;
+use crate::readiness::Readiness;
+use crate::shutdown;
+use crate::store::{Store, StoreError};
+use crate::upstream::{Upstream, UpstreamSetupError};
+
+/// How often use-times go from memory to the index.
+const FLUSH_EVERY: Duration = Duration::from_secs(30);
+
+/// After the last client, what is being stored may take so long to be whole.
+const STORE_GRACE: Duration = Duration::from_secs(5);
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(transparent)]
+    Upstream(#[from] UpstreamSetupError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot listen on {address}: another agent may run on this node, or the address is not this machine's")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("none of the addresses to listen on exists on this machine")]
+    NoAddress,
+    #[error("cannot listen to signals")]
+    Signals(#[source] io::Error),
+    #[error("the start-up work ended without a result")]
+    Startup(#[source] tokio::task::JoinError),
+}
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// When a part cannot start.
+pub async fn run(config: Config) -> Result<(), AppError> {
+    raise_file_limit();
+    let mut registered = Registered::with_prefix("kuik_agent");
+    let metrics = Metrics::register(&mut registered);
+    let readiness = Readiness::default();
+    let (opening, listening) = (readiness.latch("store"), readiness.latch("listeners"));
+
+    let upstream = Upstream::new(config.upstream.clone(), Arc::clone(&metrics) as Arc<dyn crate::upstream::Observer>)?;
+    let data_dir = config.data_dir.clone();
+    let store = tokio::task::spawn_blocking(move || Store::open(&data_dir)).await.map_err(AppError::Startup)??;
+    drop(opening);
+    registered.register_collector(Box::new(StoreCollector(store.clone())));
+
+    let listeners = bind(&config.listen, config.listen_is_default).await?;
+    let admin_listener = listen(config.admin_listen).await?;
+    let tasks = TaskTracker::new();
+    let cache = Cache::new(&config, store.clone(), upstream, Arc::clone(&metrics), &tasks);
+    let ports = listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect();
+    announce(&listeners, &admin_listener);
+
+    let registry_state = RegistryState { cache: cache.clone(), metrics: Arc::clone(&metrics), routes: Arc::new(Router::new(ports)) };
+    let admin_state =
+        AdminState { cache, store: store.clone(), readiness, registered: Arc::new(registered), tasks: tasks.clone() };
+    let limits = Limits {
+        connections: config.limits.max_connections,
+        header_timeout: config.limits.header_timeout,
+        write_timeout: config.limits.write_timeout,
+    };
+    let registry = Server::start(listeners, &http::registry(registry_state), &limits, &metrics.connections);
+    let admin_limits = Limits { connections: 64, ..limits };
+    let admin = Server::start(vec![admin_listener], &http::admin(admin_state), &admin_limits, &Default::default());
+    drop(listening);
+
+    let upkeep = tokio::spawn(upkeep(store.clone()));
+    let signal = shutdown::requested().await.map_err(AppError::Signals)?;
+    tracing::info!(signal, drain_timeout_s = config.drain_timeout.as_secs(), "stopping: running answers may finish");
+    let deadline = Instant::now() + config.drain_timeout;
+    let drained = registry.stop(deadline).await;
+    admin.stop(deadline.min(Instant::now() + STORE_GRACE)).await;
+    tasks.close();
+    // A fill that nobody waits for is given up; what remains of it is deleted at the next start.
+    let settled = tokio::time::timeout(STORE_GRACE.min(config.drain_timeout), tasks.wait()).await.is_ok();
+    upkeep.abort();
+    tokio::task::spawn_blocking(move || store.close()).await.map_err(AppError::Startup)?;
+    tracing::info!(drained, settled, "stopped");
+    Ok(())
+}
+
+/// What goes on behind serving.
+async fn upkeep(store: Store) {
+    if let Err(error) = store.settle().await {
+        tracing::error!(error = %crate::telemetry::chain(&error), "the data directory could not be walked");
+    }
+    let mut tick = tokio::time::interval(FLUSH_EVERY);
+    loop {
+        tick.tick().await;
+        let store = store.clone();
+        if tokio::task::spawn_blocking(move || store.flush_use_times()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Of the default addresses, one that this machine does not have is left out: many have no IPv6.
+async fn bind(addresses: &[SocketAddr], defaults: bool) -> Result<Vec<TcpListener>, AppError> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        match listen(*address).await {
+            Ok(listener) => listeners.push(listener),
+            Err(AppError::Listen { source, .. }) if defaults && source.kind() == io::ErrorKind::AddrNotAvailable => {
+                tracing::warn!(%address, error = %source, "not listening there: this machine does not have the address");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if listeners.is_empty() { Err(AppError::NoAddress) } else { Ok(listeners) }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|source| AppError::Listen { address, source })
+}
+
+/// The line that says which ports are open; scripts read it when they asked for port 0.
+fn announce(listeners: &[TcpListener], admin: &TcpListener) {
+    let address = |listener: &TcpListener| listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+    let registry: Vec<String> = listeners.iter().map(address).collect();
+    tracing::info!(registry = registry.join(","), admin = address(admin), version = env!("CARGO_PKG_VERSION"), "listening");
+}
+
+/// Every client, fill and blob being read takes a file descriptor; the soft limit is often 1024.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}

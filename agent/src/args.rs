@@ -1,0 +1,153 @@
+//! The command line. Every flag has a twin in the environment.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::cli::{AdminAddress, ImageRef, Platform};
+use crate::config::{Address, Host, Span};
+use crate::telemetry::{LogFilter, LogFormat};
+
+/// kube-image-keeper's node agent: a pull-through OCI registry in one process.
+#[derive(Debug, Parser)]
+#[command(name = "kuik-agent", version, subcommand_required = true)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the registry until SIGTERM or SIGINT
+    Serve(ServeArgs),
+    /// Fill the cache of the running agent with an image
+    Pull(PullArgs),
+    /// List the images that the running agent holds
+    Ls(LsArgs),
+    /// Show one image that the running agent holds: its manifests and blobs
+    Inspect(InspectArgs),
+    /// Hash everything that the running agent holds, and quarantine what is wrong
+    Verify(VerifyArgs),
+}
+
+/// The flags of `serve`. They overrule the configuration file.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ServeArgs {
+    /// Answer pulls at this address; may be repeated.
+    #[arg(long, value_name = "IP:PORT", env = "KUIK_LISTEN", value_delimiter = ',')]
+    #[arg(help = "Answer pulls at this address; may be repeated [default: 127.0.0.1:7439 and [::1]:7439]")]
+    pub listen: Vec<Address>,
+
+    /// Answer probes, metrics and the other commands at this address [default: 127.0.0.1:7441]
+    #[arg(long, value_name = "IP:PORT", env = "KUIK_ADMIN_LISTEN")]
+    pub admin_listen: Option<Address>,
+
+    /// Keep blobs and index in this directory; it is made if missing [default: /var/lib/kuik]
+    #[arg(long, value_name = "DIR", env = "KUIK_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Read further settings from this YAML file; flags and environment overrule it
+    #[arg(long, value_name = "FILE", env = "KUIK_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// Ask this registry by HTTP instead of HTTPS; may be repeated
+    #[arg(long, value_name = "HOST[:PORT]", env = "KUIK_PLAIN_HTTP", value_delimiter = ',')]
+    pub plain_http: Vec<Host>,
+
+    /// Take credentials for registries from this docker config.json; credHelpers are asked too
+    #[arg(long, value_name = "FILE", env = "KUIK_REGISTRY_AUTH")]
+    pub registry_auth: Option<PathBuf>,
+
+    /// Serve a tag for so long without asking upstream again: 500ms, 10s, 5m, 12h, 7d, 1h30m; 0s asks always [default: 60s]
+    #[arg(long, value_name = "DURATION", env = "KUIK_TAG_FRESH_FOR")]
+    pub tag_fresh_for: Option<Span>,
+
+    /// Let downloads go on for so long after SIGTERM, in the same units [default: 30s]
+    #[arg(long, value_name = "DURATION", env = "KUIK_DRAIN_TIMEOUT")]
+    pub drain_timeout: Option<Span>,
+
+    /// Write the log as text or json
+    #[arg(long, value_name = "FORMAT", env = "KUIK_LOG_FORMAT", value_enum, default_value_t, hide_possible_values = true)]
+    pub log_format: LogFormat,
+
+    /// Log from this level on.
+    #[arg(long, value_name = "FILTER", env = "KUIK_LOG", default_value = "info")]
+    #[arg(help = "Log from this level on: off, error, warn, info, debug, trace, or by target: info,kuik_agent::store=debug")]
+    pub log_level: LogFilter,
+}
+
+/// The flags of every command that talks to a running agent.
+#[derive(Debug, Clone, ClapArgs)]
+pub struct ClientArgs {
+    /// The running agent's --admin-listen
+    #[arg(long, value_name = "HOST:PORT", env = "KUIK_ADMIN", default_value = "127.0.0.1:7441")]
+    pub admin: AdminAddress,
+
+    /// Print a table for people or json for programs
+    #[arg(long, value_name = "FORMAT", env = "KUIK_OUTPUT", value_enum, default_value_t, hide_possible_values = true)]
+    pub output: Output,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Tables and progress bars.
+    #[default]
+    Table,
+    /// JSON; a command that takes its time prints one object per line.
+    Json,
+}
+
+/// The flags of `pull`.
+#[derive(Debug, ClapArgs)]
+pub struct PullArgs {
+    /// The image: nginx, ghcr.io/org/app:1.0, name@sha256:…, or localhost:7439/docker.io/library/nginx
+    #[arg(value_name = "REF")]
+    pub image: ImageRef,
+
+    /// Of an image with several platforms take this one [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", conflicts_with = "all_platforms")]
+    pub platform: Option<Platform>,
+
+    /// Of an image with several platforms take all
+    #[arg(long)]
+    pub all_platforms: bool,
+
+    /// Which agent, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The flags of `ls`.
+#[derive(Debug, ClapArgs)]
+pub struct LsArgs {
+    /// Which agent, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The flags of `inspect`.
+#[derive(Debug, ClapArgs)]
+pub struct InspectArgs {
+    /// The image, as for pull
+    #[arg(value_name = "REF")]
+    pub image: ImageRef,
+
+    /// Show this platform only
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<Platform>,
+
+    /// Which agent, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The flags of `verify`.
+#[derive(Debug, ClapArgs)]
+pub struct VerifyArgs {
+    /// Which agent, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}

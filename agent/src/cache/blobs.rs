@@ -1,0 +1,132 @@
+//! Blobs: on disk → stream; else one fill for all who ask.
+
+use std::sync::Arc;
+
+use super::error::CacheError;
+use super::fill::{Fill, Phase};
+use super::source::{Source, Wanted};
+use super::stream::Content;
+use super::{Cache, Origin};
+use crate::oci::{Digest, Repository};
+use crate::store::{LinkRecord, Store};
+
+/// A blob and where it came from.
+#[derive(Debug)]
+pub struct BlobAnswer {
+    pub content: Content,
+    pub origin: Origin,
+}
+
+impl Cache {
+    /// A blob of a repository.
+    ///
+    /// It is served only if the repository references it: as known from one of its manifests, or because upstream says so.
+    ///
+    /// # Errors
+    /// When neither the disk nor upstream has it, or it is not the repository's.
+    pub async fn blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobAnswer, CacheError> {
+        let link = self.link(repository, digest).await;
+        if link.is_some()
+            && let Some(bytes) = self.store.small(digest)
+        {
+            self.store.touch(digest);
+            return Ok(BlobAnswer { content: Content::memory(bytes), origin: Origin::Hit });
+        }
+        let mut proven = link.is_some();
+        if let Some(answer) = self.stored_blob(repository, digest, &mut proven).await? {
+            return Ok(answer);
+        }
+        let running = self.fills.running(digest);
+        if running.is_some() && !proven {
+            self.ask_whether_it_is_theirs(repository, digest).await?;
+        }
+        let size_hint = link.and_then(|link| link.size);
+        let fill = self.fills.join_or_lead(self.wanted(repository, digest));
+        match self.wait_open(repository, &fill, size_hint).await {
+            // Another repository's refusal says nothing about this one.
+            Err(CacheError::Upstream(_)) if !fill.is_for(repository) => {
+                let own = self.fills.join_or_lead(self.wanted(repository, digest));
+                self.wait_open(repository, &own, size_hint).await
+            }
+            result => result,
+        }
+    }
+
+    /// The size of a blob of a repository, if it is known. Fetches nothing.
+    ///
+    /// # Errors
+    /// As [`Cache::blob`].
+    pub async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<(Option<u64>, Origin), CacheError> {
+        let mut proven = self.link(repository, digest).await.is_some();
+        if let Some(answer) = self.stored_blob(repository, digest, &mut proven).await? {
+            return Ok((answer.content.size, Origin::Hit));
+        }
+        let size = self.upstream.head_blob(repository, digest).await?;
+        self.store.put_link(repository, digest, size);
+        Ok((size, Origin::Miss))
+    }
+
+    async fn link(&self, repository: &Repository, digest: &Digest) -> Option<LinkRecord> {
+        let link = self.store.link(repository, digest);
+        if link.is_none() && self.store.settled().await { self.store.link(repository, digest) } else { link }
+    }
+
+    async fn stored_blob(&self, repository: &Repository, digest: &Digest, proven: &mut bool) -> Result<Option<BlobAnswer>, CacheError> {
+        // A disk that cannot be read is no reason to fail: upstream may have it.
+        let blob = self.store.open_blob(digest).await.unwrap_or_else(|error| {
+            tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a blob cannot be read: asking upstream");
+            None
+        });
+        let Some(blob) = blob else {
+            return Ok(None);
+        };
+        if !*proven {
+            self.ask_whether_it_is_theirs(repository, digest).await?;
+            *proven = true;
+        }
+        self.store.touch(digest);
+        let content = if Store::is_small(blob.size) {
+            match self.store.read_verified(digest).await {
+                Ok(Some(bytes)) => Content::memory(bytes),
+                Ok(None) | Err(_) => return Ok(None),
+            }
+        } else {
+            Content::stored(blob)
+        };
+        Ok(Some(BlobAnswer { content, origin: Origin::Hit }))
+    }
+
+    async fn ask_whether_it_is_theirs(&self, repository: &Repository, digest: &Digest) -> Result<(), CacheError> {
+        let size = self.upstream.head_blob(repository, digest).await?;
+        self.store.put_link(repository, digest, size);
+        Ok(())
+    }
+
+    pub(super) fn wanted(&self, repository: &Repository, digest: &Digest) -> Wanted {
+        Wanted {
+            upstream: self.upstream.clone(),
+            repository: repository.clone(),
+            digest: *digest,
+            max_attempts: self.config.max_attempts,
+            avoid: Vec::new(),
+        }
+    }
+
+    /// Waits until upstream has answered, so that a refusal still gets its own status.
+    async fn wait_open(&self, repository: &Repository, fill: &Arc<Fill>, size_hint: Option<u64>) -> Result<BlobAnswer, CacheError> {
+        let mut progress = fill.watch();
+        let opened = progress.wait_for(|progress| !matches!(progress.phase, Phase::Opening)).await.map_err(|_| CacheError::Lost)?.clone();
+        match opened.phase {
+            Phase::Failed(error) => return Err(error),
+            // Nothing could be written at all.
+            Phase::Detached { .. } if opened.frontier == 0 => {
+                let source = Source::open(self.wanted(repository, &fill.wanted.digest), 0).await?;
+                return Ok(BlobAnswer { content: Content::through(source, fill.wanted.digest), origin: Origin::Miss });
+            }
+            Phase::Opening | Phase::Flowing | Phase::Verified | Phase::Detached { .. } => {}
+        }
+        // What the manifest claims is good enough for an upstream that does not say: if it is wrong, so is the digest.
+        let size = opened.size.or(size_hint);
+        Ok(BlobAnswer { content: Content::growing(Arc::clone(fill), progress, size), origin: Origin::Miss })
+    }
+}

@@ -1,0 +1,337 @@
+//! Filling: one download, written to disk and hashed as it comes, read by every client that waits for it.
+//!
+//! The leader is a task that no client owns. What it has written is a frontier that clients read up to (`stream.rs`), so memory
+//! grows neither with clients nor with the blob, and a slow client holds nobody up.
+//!
+//! ```text
+//! Opening ──▶ Flowing ──▶ Verified ──▶ (committed, gone from the map)
+//!    │           ├──────▶ Failed     upstream gave up, or sent other bytes: clients break off, nothing is kept
+//!    └───────────┴──────▶ Detached   the disk gave up: clients go on from upstream by themselves, nothing is kept
+//! ```
+//! *Unsupported*: from Failed, Verified or Detached to anything else.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use super::error::CacheError;
+use super::source::{Source, Wanted};
+use crate::metrics::Metrics;
+use crate::oci::{Digest, Hasher, Repository};
+use crate::store::{Reader, Store, StoreError, Writer};
+use crate::upstream::UpstreamError;
+
+/// Bytes that were received and not yet handed to the disk; reading from upstream pauses above it.
+const PENDING_BYTES_MAX: usize = 256 << 10;
+
+/// How far a fill is.
+#[derive(Debug, Clone)]
+pub(super) enum Phase {
+    Opening,
+    Flowing,
+    Verified,
+    Failed(CacheError),
+    /// Bytes up to the frontier can be read; `hasher` has taken just those.
+    Detached {
+        hasher: Box<Hasher>,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Progress {
+    pub(super) phase: Phase,
+    /// Bytes on disk that clients may read, but for those that are withheld until the digest is verified.
+    pub(super) frontier: u64,
+    /// The size of the whole, once it is known.
+    pub(super) size: Option<u64>,
+    /// `None` as long as there is no file.
+    pub(super) reader: Option<Reader>,
+}
+
+/// One blob being filled.
+#[derive(Debug)]
+pub(super) struct Fill {
+    pub(super) wanted: Wanted,
+    progress: watch::Sender<Progress>,
+}
+
+impl Fill {
+    /// Whether it was begun for this repository: then its refusal is ours too.
+    pub(super) fn is_for(&self, repository: &Repository) -> bool {
+        self.wanted.repository == *repository
+    }
+
+    pub(super) fn watch(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Progress)) {
+        self.progress.send_modify(change);
+    }
+}
+
+/// All fills in progress, one a digest.
+#[derive(Debug)]
+pub(super) struct Fills {
+    /// Held to look a digest up or to enter one, never across an await.
+    running: Mutex<HashMap<Digest, Arc<Fill>>>,
+    permits: Arc<Semaphore>,
+    limits: FillLimits,
+    store: Store,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    /// Endpoints that sent wrong bytes for a digest.
+    wrong: moka::sync::Cache<Digest, crate::upstream::EndpointId>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FillLimits {
+    pub(super) max_concurrent: usize,
+    pub(super) queue_timeout: std::time::Duration,
+}
+
+impl Fills {
+    pub(super) fn new(limits: FillLimits, store: Store, metrics: Arc<Metrics>, tasks: TaskTracker) -> Arc<Self> {
+        let wrong = moka::sync::Cache::builder().max_capacity(1000).time_to_live(std::time::Duration::from_secs(300)).build();
+        let permits = Arc::new(Semaphore::new(limits.max_concurrent));
+        Arc::new(Self { running: Mutex::default(), permits, limits, store, metrics, tasks, wrong })
+    }
+
+    /// The fill of this digest, if one runs.
+    pub(super) fn running(&self, digest: &Digest) -> Option<Arc<Fill>> {
+        self.lock().get(digest).cloned()
+    }
+
+    /// The fill of this digest, begun if none runs.
+    pub(super) fn join_or_lead(self: &Arc<Self>, wanted: Wanted) -> Arc<Fill> {
+        let mut running = self.lock();
+        if let Some(fill) = running.get(&wanted.digest) {
+            return Arc::clone(fill);
+        }
+        let avoid = self.wrong.get(&wanted.digest).into_iter().collect();
+        let wanted = Wanted { avoid, ..wanted };
+        let progress = watch::Sender::new(Progress { phase: Phase::Opening, frontier: 0, size: None, reader: None });
+        let fill = Arc::new(Fill { wanted, progress });
+        running.insert(fill.wanted.digest, Arc::clone(&fill));
+        let lead = Leader { fills: Arc::clone(self), fill: Arc::clone(&fill) };
+        self.tasks.spawn(lead.run());
+        fill
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Fill>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The task that fills. Dropped for whatever reason, it takes the fill off the map and leaves nobody waiting.
+struct Leader {
+    fills: Arc<Fills>,
+    fill: Arc<Fill>,
+}
+
+/// How a fill ended that did not succeed.
+enum Ended {
+    Failed(CacheError),
+    Disk { error: StoreError, hasher: Hasher },
+}
+
+impl<E: Into<CacheError>> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Leader {
+    async fn run(self) {
+        let _gauge = self.fills.metrics.fill_started();
+        let ended = match self.fill().await {
+            Ok(()) => return,
+            Err(ended) => ended,
+        };
+        // Off the map first: whoever tries again must not meet this fill.
+        self.leave();
+        let digest = self.fill.wanted.digest;
+        match ended {
+            Ended::Failed(error) => {
+                tracing::warn!(%digest, repository = %self.fill.wanted.repository, %error, "a blob could not be fetched");
+                self.fill.update(|progress| progress.phase = Phase::Failed(error));
+            }
+            Ended::Disk { error, hasher } => {
+                self.fills.metrics.pass_through.inc();
+                tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a blob cannot be stored: clients get it straight from upstream");
+                self.fill.update(|progress| progress.phase = Phase::Detached { hasher: Box::new(hasher) });
+            }
+        }
+    }
+
+    async fn fill(&self) -> Result<(), Ended> {
+        let (fill, store) = (&self.fill, &self.fills.store);
+        let wanted = &fill.wanted;
+        // It may have been committed between the caller's look and this fill.
+        if let Some(blob) = store.open_blob(&wanted.digest).await? {
+            fill.update(|progress| {
+                *progress =
+                    Progress { phase: Phase::Verified, frontier: blob.size, size: Some(blob.size), reader: Some(blob.reader.clone()) };
+            });
+            return Ok(());
+        }
+        let limits = self.fills.limits;
+        let permit = tokio::time::timeout(limits.queue_timeout, self.fills.permits.acquire());
+        let Ok(Ok(_permit)) = permit.await else {
+            return Err(CacheError::Busy { max: limits.max_concurrent, waited: limits.queue_timeout }.into());
+        };
+        let empty = Hasher::new(wanted.digest.algorithm());
+        let writer = store.writer(&wanted.digest).await.map_err(|error| Ended::Disk { error, hasher: empty })?;
+        let source = Source::open(wanted.clone(), 0).await?;
+        if store.link(&wanted.repository, &wanted.digest).is_none() {
+            store.put_link(&wanted.repository, &wanted.digest, source.size());
+        }
+        fill.update(|progress| {
+            progress.size = source.size();
+            progress.reader = Some(writer.reader());
+            progress.phase = Phase::Flowing;
+        });
+        let mut pump = Pump::new(fill, writer, source);
+        pump.run().await?;
+        let (writer, source) = pump.finish();
+        self.land(writer, &source).await
+    }
+
+    /// Verifies and commits. Clients get the last bytes before the disk has synced them: the digest is what they wait for.
+    async fn land(&self, writer: Writer, source: &Source) -> Result<(), Ended> {
+        let wanted = &self.fill.wanted;
+        if let Err(error) = writer.verify(&wanted.digest) {
+            let StoreError::Mismatch { expected, actual } = error else {
+                return Err(error.into());
+            };
+            self.fills.metrics.upstream_error(&wanted.repository.registry, "digest-mismatch");
+            self.fills.wrong.insert(wanted.digest, source.endpoint().clone());
+            return Err(CacheError::Mismatch { repository: wanted.repository.clone(), expected, actual }.into());
+        }
+        self.fill.update(|progress| {
+            progress.size = Some(progress.frontier);
+            progress.phase = Phase::Verified;
+        });
+        if let Err(error) = self.fills.store.commit(writer, &wanted.digest).await {
+            self.fills.metrics.pass_through.inc();
+            tracing::error!(digest = %wanted.digest, error = %crate::telemetry::chain(&error), "a blob was served and cannot be kept");
+        }
+        Ok(())
+    }
+
+    fn leave(&self) {
+        let mut running = self.fills.lock();
+        if running.get(&self.fill.wanted.digest).is_some_and(|fill| Arc::ptr_eq(fill, &self.fill)) {
+            running.remove(&self.fill.wanted.digest);
+        }
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.leave();
+        self.fill.progress.send_if_modified(|progress| {
+            let abandoned = matches!(progress.phase, Phase::Opening | Phase::Flowing);
+            if abandoned {
+                progress.phase = Phase::Failed(CacheError::Lost);
+            }
+            abandoned
+        });
+    }
+}
+
+type Reading = BoxFuture<'static, (Source, Result<Option<Bytes>, UpstreamError>)>;
+type Writing = JoinHandle<(Writer, Result<(), StoreError>)>;
+
+/// Reads from upstream while the blocking pool hashes and writes what came before.
+struct Pump<'a> {
+    fill: &'a Fill,
+    pending: Vec<Bytes>,
+    pending_bytes: usize,
+    /// Here unless it reads.
+    source: Option<Source>,
+    reading: Option<Reading>,
+    ended: bool,
+    /// Here unless it writes.
+    writer: Option<Writer>,
+    writing: Option<Writing>,
+}
+
+impl<'a> Pump<'a> {
+    fn new(fill: &'a Fill, writer: Writer, source: Source) -> Self {
+        Self {
+            fill,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            source: Some(source),
+            reading: None,
+            ended: false,
+            writer: Some(writer),
+            writing: None,
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), Ended> {
+        loop {
+            if !self.ended && self.pending_bytes < PENDING_BYTES_MAX {
+                self.reading = self.reading.take().or_else(|| self.source.take().map(|source| Box::pin(source.next()) as Reading));
+            }
+            if !self.pending.is_empty()
+                && let Some(mut writer) = self.writer.take()
+            {
+                let batch = std::mem::take(&mut self.pending);
+                self.pending_bytes = 0;
+                self.writing = Some(tokio::task::spawn_blocking(move || {
+                    let result = writer.append(&batch);
+                    (writer, result)
+                }));
+            }
+            tokio::select! {
+                (source, chunk) = poll(&mut self.reading), if self.reading.is_some() && self.pending_bytes < PENDING_BYTES_MAX => {
+                    self.reading = None;
+                    self.source = Some(source);
+                    match chunk? {
+                        Some(bytes) => {
+                            self.pending_bytes += bytes.len();
+                            self.pending.push(bytes);
+                        }
+                        None => self.ended = true,
+                    }
+                }
+                written = poll(&mut self.writing), if self.writing.is_some() => {
+                    self.writing = None;
+                    self.wrote(written)?;
+                }
+                else => return Ok(()),
+            }
+        }
+    }
+
+    fn wrote(&mut self, written: Result<(Writer, Result<(), StoreError>), tokio::task::JoinError>) -> Result<(), Ended> {
+        let Ok((writer, result)) = written else {
+            return Err(CacheError::Lost.into());
+        };
+        self.fill.update(|progress| progress.frontier = writer.written());
+        result.map_err(|error| Ended::Disk { error, hasher: writer.hasher().clone() })?;
+        self.writer = Some(writer);
+        Ok(())
+    }
+
+    fn finish(self) -> (Writer, Source) {
+        let writer = self.writer.expect("the writer must be back when nothing is being written");
+        (writer, self.source.expect("the source must be back when nothing is being read"))
+    }
+}
+
+/// Polls what is in the slot; pends for ever on an empty one, which `select!` excludes.
+async fn poll<F: Future + Unpin>(slot: &mut Option<F>) -> F::Output {
+    match slot {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

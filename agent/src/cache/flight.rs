@@ -1,0 +1,133 @@
+//! Single flight: work that many ask for at once is done once, by a task that none of them owns.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+/// Work in progress by key. A caller that goes away cancels nothing.
+#[derive(Debug)]
+pub(super) struct Flights<K, V> {
+    /// Held to look a key up or to enter one, never across an await.
+    running: Mutex<HashMap<K, watch::Receiver<Option<V>>>>,
+    tasks: TaskTracker,
+}
+
+/// Where the work puts its result. It may go on afterwards (to store what it found); until it ends, whoever asks gets that result.
+#[derive(Debug)]
+pub(super) struct Landing<V>(watch::Sender<Option<V>>);
+
+impl<V> Landing<V> {
+    pub(super) fn publish(&self, value: V) {
+        self.0.send_replace(Some(value));
+    }
+}
+
+impl<K, V> Flights<K, V>
+where
+    K: Clone + Eq + Hash + Debug + Send + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    pub(super) fn new(tasks: TaskTracker) -> Arc<Self> {
+        Arc::new(Self { running: Mutex::default(), tasks })
+    }
+
+    /// The result of the work that runs under `key`, started with `lead` if none does. `None` if it ended without a result.
+    ///
+    /// # Cancel safety
+    /// Dropping the returned future leaves the work running.
+    pub(super) async fn join<F>(self: &Arc<Self>, key: K, lead: impl FnOnce(Landing<V>) -> F) -> Option<V>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut result = self.enter(key, lead);
+        let value = result.wait_for(Option::is_some).await.ok()?;
+        value.clone()
+    }
+
+    fn enter<F>(self: &Arc<Self>, key: K, lead: impl FnOnce(Landing<V>) -> F) -> watch::Receiver<Option<V>>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut running = self.lock();
+        if let Some(result) = running.get(&key) {
+            return result.clone();
+        }
+        let (sender, receiver) = watch::channel(None);
+        running.insert(key.clone(), receiver.clone());
+        let leave = Leave { flights: Arc::clone(self), key };
+        let work = lead(Landing(sender));
+        self.tasks.spawn(async move {
+            let _leave = leave;
+            work.await;
+        });
+        receiver
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, watch::Receiver<Option<V>>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the key out when the work ends, be it by a panic.
+struct Leave<K: Eq + Hash, V> {
+    flights: Arc<Flights<K, V>>,
+    key: K,
+}
+
+impl<K: Eq + Hash, V> Drop for Leave<K, V> {
+    fn drop(&mut self) {
+        self.flights.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tokio::sync::Notify;
+
+    #[tokio::test]
+    async fn many_askers_are_served_by_one_run_that_survives_the_first_of_them() {
+        let flights: Arc<Flights<u32, u32>> = Flights::new(TaskTracker::new());
+        let runs = Arc::new(AtomicU32::new(0));
+        let gate = Arc::new(Notify::new());
+        let ask = || {
+            let (runs, gate) = (Arc::clone(&runs), Arc::clone(&gate));
+            let flights = Arc::clone(&flights);
+            async move {
+                flights
+                    .join(1, |landing| async move {
+                        runs.fetch_add(1, Ordering::SeqCst);
+                        gate.notified().await;
+                        landing.publish(7);
+                    })
+                    .await
+            }
+        };
+        let first = tokio::spawn(ask());
+        tokio::task::yield_now().await;
+        let others: Vec<_> = (0..20).map(|_| tokio::spawn(ask())).collect();
+        tokio::task::yield_now().await;
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        gate.notify_one();
+        for other in others {
+            assert_eq!(other.await.unwrap(), Some(7));
+        }
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_gives_no_result_and_blocks_nobody() {
+        let flights: Arc<Flights<u32, u32>> = Flights::new(TaskTracker::new());
+        assert_eq!(flights.join(1, |_| async { panic!("as a test wants") }).await, None);
+        flights.tasks.close();
+        flights.tasks.wait().await;
+        assert_eq!(flights.join(1, |landing| async move { landing.publish(2) }).await, Some(2));
+    }
+}

@@ -1,0 +1,134 @@
+//! Manifests: by digest they never change; by tag they are confirmed, moved, or served as they were.
+
+use bytes::Bytes;
+
+use super::error::CacheError;
+use super::tags::Stale;
+use super::{Cache, Origin};
+use crate::oci::{Algorithm, Digest, Hasher, Manifest, Repository, Target, is_manifest_type};
+use crate::store::{TagRecord, UpstreamStatus, now_seconds};
+use crate::upstream::FetchedManifest;
+
+/// A manifest, as upstream sent it.
+#[derive(Debug, Clone)]
+pub struct ManifestAnswer {
+    pub digest: Digest,
+    pub media_type: String,
+    pub bytes: Bytes,
+    pub origin: Origin,
+    /// Set if upstream could not confirm the tag.
+    pub stale: Option<Stale>,
+}
+
+/// What is fetched once for all who ask.
+pub(super) type ManifestKey = (Repository, Target);
+pub(super) type ManifestResult = Result<ManifestAnswer, CacheError>;
+
+impl Cache {
+    /// A manifest of a repository.
+    ///
+    /// # Errors
+    /// When neither the disk nor upstream has it, or it is not the repository's.
+    pub async fn manifest(&self, repository: &Repository, target: &Target) -> ManifestResult {
+        match target {
+            Target::Tag(tag) => self.manifest_by_tag(repository, tag).await,
+            Target::Digest(digest) => self.manifest_by_digest(repository, digest).await,
+        }
+    }
+
+    async fn manifest_by_digest(&self, repository: &Repository, digest: &Digest) -> ManifestResult {
+        let mut known = self.store.manifest_media_type(repository, digest);
+        if known.is_none() && self.store.settled().await {
+            known = self.store.manifest_media_type(repository, digest);
+        }
+        if let Some(media_type) = known
+            && let Some(answer) = self.stored_manifest(digest, media_type).await
+        {
+            return Ok(answer);
+        }
+        self.fetch_manifest(repository, &Target::Digest(*digest)).await
+    }
+
+    /// A manifest from disk. One that cannot be read is absent: upstream may have it.
+    pub(super) async fn stored_manifest(&self, digest: &Digest, media_type: Option<String>) -> Option<ManifestAnswer> {
+        let bytes = match self.store.read_verified(digest).await {
+            Ok(bytes) => bytes?,
+            Err(error) => {
+                tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a manifest cannot be read: asking upstream");
+                return None;
+            }
+        };
+        let media_type = match media_type {
+            Some(media_type) => media_type,
+            None => Manifest::parse(&bytes).ok()?.media_type_or_guess().to_owned(),
+        };
+        self.store.touch(digest);
+        Some(ManifestAnswer { digest: *digest, media_type, bytes, origin: Origin::Hit, stale: None })
+    }
+
+    /// Fetches a manifest once for all who ask, and stores it behind their backs.
+    pub(super) async fn fetch_manifest(&self, repository: &Repository, target: &Target) -> ManifestResult {
+        let key = (repository.clone(), target.clone());
+        let cache = self.clone();
+        let lead = |landing: super::flight::Landing<ManifestResult>| async move {
+            let (repository, target) = key;
+            let fetched = cache.upstream.get_manifest(&repository, &target).await.map_err(CacheError::from);
+            match fetched.and_then(|fetched| accept(&repository, &target, fetched)) {
+                Ok((answer, manifest)) => {
+                    cache.store.remember_manifest(&repository, &answer.digest, &answer.media_type, &answer.bytes, &manifest);
+                    landing.publish(Ok(answer.clone()));
+                    cache.persist(repository, target, answer).await;
+                }
+                Err(error) => {
+                    if let CacheError::Mismatch { .. } | CacheError::NoManifest { .. } = &error {
+                        cache.metrics.upstream_error(&repository.registry, error.reason());
+                    }
+                    landing.publish(Err(error));
+                }
+            }
+        };
+        self.manifests.join((repository.clone(), target.clone()), lead).await.unwrap_or(Err(CacheError::Lost))
+    }
+
+    async fn persist(&self, repository: Repository, target: Target, answer: ManifestAnswer) {
+        let tag = match target {
+            Target::Tag(tag) => Some((
+                tag,
+                TagRecord {
+                    digest: answer.digest,
+                    media_type: answer.media_type.clone(),
+                    validated_at: now_seconds(),
+                    upstream_status: UpstreamStatus::Ok,
+                },
+            )),
+            Target::Digest(_) => None,
+        };
+        let digest = answer.digest;
+        if let Err(error) = self.store.persist_manifest(repository, digest, answer.media_type, answer.bytes, tag).await {
+            self.metrics.pass_through.inc();
+            tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a manifest was served and cannot be kept");
+        }
+    }
+}
+
+/// Checks what upstream sent: the bytes against the digest that was asked for or claimed, and that it is a manifest at all.
+fn accept(repository: &Repository, target: &Target, fetched: FetchedManifest) -> Result<(ManifestAnswer, Manifest), CacheError> {
+    let expected = match target {
+        Target::Digest(digest) => Some(*digest),
+        Target::Tag(_) => fetched.digest,
+    };
+    let algorithm = expected.map_or(Algorithm::Sha256, |digest| digest.algorithm());
+    let actual = Hasher::digest(algorithm, &fetched.bytes);
+    if let Some(expected) = expected
+        && expected != actual
+    {
+        return Err(CacheError::Mismatch { repository: repository.clone(), expected, actual });
+    }
+    let manifest = Manifest::parse(&fetched.bytes).map_err(|error| CacheError::no_manifest(repository, &error))?;
+    let media_type = match fetched.media_type {
+        Some(media_type) if is_manifest_type(&media_type) || media_type.starts_with("application/vnd.") => media_type,
+        _ => manifest.media_type_or_guess().to_owned(),
+    };
+    let answer = ManifestAnswer { digest: actual, media_type, bytes: fetched.bytes, origin: Origin::Miss, stale: None };
+    Ok((answer, manifest))
+}

@@ -1,0 +1,111 @@
+//! Decides: from disk, from a fill that runs already, or from upstream. The only module that talks to more than one of them.
+//!
+//! A request for a blob: `blobs.rs` → on disk? → `stream.rs`; else `fill.rs` leads one download for all, `source.rs` keeps it going.
+//! A request for a manifest: `manifests.rs` by digest, `tags.rs` by tag, `flight.rs` so that many askers cause one question.
+
+mod blobs;
+mod catalogue;
+mod error;
+mod fill;
+mod flight;
+mod lists;
+mod manifests;
+mod source;
+mod stream;
+mod tags;
+mod warm;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+pub use blobs::BlobAnswer;
+pub use catalogue::{BlobEntry, ImageDetail, ImageEntry, ManifestEntry};
+pub use error::CacheError;
+pub use lists::ListAnswer;
+pub use manifests::ManifestAnswer;
+pub use stream::Content;
+pub use tags::Stale;
+pub use warm::{Platforms, WarmEvent};
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::oci::{Registry, Repository, Tag};
+use crate::store::Store;
+use crate::upstream::Upstream;
+
+/// For so long after upstream was unavailable, tags that are known are served without asking it again.
+const UNAVAILABLE_FOR: Duration = Duration::from_secs(2);
+
+/// Where an answer came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From this node.
+    Hit,
+    /// From upstream, and kept.
+    Miss,
+    /// From this node, after upstream confirmed it.
+    Revalidated,
+    /// From this node, although upstream could not confirm it.
+    Stale,
+}
+
+impl Origin {
+    /// The word for logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Revalidated => "revalidated",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// What the cache itself is configured by.
+#[derive(Debug, Clone)]
+struct CacheConfig {
+    fresh_for: Duration,
+    revalidate_timeout: Duration,
+    max_attempts: u32,
+}
+
+/// The pull-through cache. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    store: Store,
+    upstream: Upstream,
+    metrics: Arc<Metrics>,
+    config: Arc<CacheConfig>,
+    fills: Arc<fill::Fills>,
+    manifests: Arc<flight::Flights<manifests::ManifestKey, manifests::ManifestResult>>,
+    confirmations: Arc<flight::Flights<(Repository, Tag), tags::Confirmation>>,
+    /// Registries that could not be asked a moment ago, and why.
+    unavailable: moka::sync::Cache<Registry, String>,
+}
+
+impl Cache {
+    /// A cache over a store and an upstream. What it starts, it starts in `tasks`.
+    #[must_use]
+    pub fn new(config: &Config, store: Store, upstream: Upstream, metrics: Arc<Metrics>, tasks: &TaskTracker) -> Self {
+        let limits =
+            fill::FillLimits { max_concurrent: config.upstream.max_concurrent_fills, queue_timeout: config.upstream.fill_queue_timeout };
+        let own = CacheConfig {
+            fresh_for: config.tags.fresh_for,
+            revalidate_timeout: config.tags.revalidate_timeout,
+            max_attempts: config.upstream.max_attempts,
+        };
+        Self {
+            fills: fill::Fills::new(limits, store.clone(), Arc::clone(&metrics), tasks.clone()),
+            manifests: flight::Flights::new(tasks.clone()),
+            confirmations: flight::Flights::new(tasks.clone()),
+            unavailable: moka::sync::Cache::builder().max_capacity(1000).time_to_live(UNAVAILABLE_FOR).build(),
+            config: Arc::new(own),
+            store,
+            upstream,
+            metrics,
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What a client reads: a committed blob, one that is growing, or upstream itself when the disk cannot take it.
+//!
+//! One rule for all three: **no response ends before its bytes are known to be right.** A committed blob is; of one that grows, the
+//! last [`WITHHELD_BYTES`] of what the client asked for wait for the digest. If it turns out wrong, the response breaks off.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use tokio::sync::watch;
+
+use super::error::CacheError;
+use super::fill::{Fill, Phase, Progress};
+use super::source::Source;
+use crate::metrics::Metrics;
+use crate::oci::{Digest, Hasher};
+use crate::store::{Blob, Reader};
+
+/// What a client has to wait for until the digest is verified, in bytes from the end of its range.
+pub(super) const WITHHELD_BYTES: u64 = 64 << 10;
+
+/// What is read from disk at once. Large for committed blobs: measured, that is what beats `sendfile`.
+const STORED_CHUNK_BYTES: u64 = 512 << 10;
+const GROWING_CHUNK_BYTES: u64 = 256 << 10;
+
+/// A blob that can be read.
+#[derive(Debug)]
+pub struct Content {
+    /// Its size, in bytes; unknown while it comes from an upstream that does not say.
+    pub size: Option<u64>,
+    from: From,
+}
+
+#[derive(Debug)]
+enum From {
+    Memory(Bytes),
+    Stored(Reader),
+    Growing { fill: Arc<Fill>, progress: watch::Receiver<Progress> },
+    Through(Box<Through>),
+}
+
+impl Content {
+    pub(super) fn memory(bytes: Bytes) -> Self {
+        Self { size: Some(bytes.len() as u64), from: From::Memory(bytes) }
+    }
+
+    pub(super) fn stored(blob: Blob) -> Self {
+        Self { size: Some(blob.size), from: From::Stored(blob.reader) }
+    }
+
+    pub(super) fn growing(fill: Arc<Fill>, progress: watch::Receiver<Progress>, size: Option<u64>) -> Self {
+        Self { size, from: From::Growing { fill, progress } }
+    }
+
+    /// Straight from upstream, from its first byte on.
+    pub(super) fn through(source: Source, digest: Digest) -> Self {
+        let hasher = Hasher::new(digest.algorithm());
+        Self { size: source.size(), from: From::Through(Box::new(Through::new(source, digest, 0, hasher, 0..u64::MAX))) }
+    }
+
+    /// All of it, if it is in memory.
+    #[must_use]
+    pub fn as_memory(&self) -> Option<&Bytes> {
+        match &self.from {
+            From::Memory(bytes) => Some(bytes),
+            From::Stored(_) | From::Growing { .. } | From::Through(_) => None,
+        }
+    }
+
+    /// The bytes of `range`, which must lie within the size; `None` is all of it.
+    pub fn stream(self, range: Option<Range<u64>>, metrics: Arc<Metrics>) -> impl Stream<Item = Result<Bytes, io::Error>> + Send + 'static {
+        let start = range.as_ref().map_or(0, |range| range.start);
+        let end = range.map(|range| range.end).or(self.size);
+        let state = match self.from {
+            From::Memory(bytes) => {
+                let bounds = |at: u64| usize::try_from(at).unwrap_or(bytes.len()).min(bytes.len());
+                State::Memory(bytes.slice(bounds(start)..bounds(end.unwrap_or(u64::MAX))))
+            }
+            From::Stored(reader) => State::Stored { reader, position: start, end: end.unwrap_or(0) },
+            From::Growing { fill, progress } => State::Growing(Cursor { fill, progress, position: start, end, metrics }),
+            From::Through(mut through) => {
+                through.wanted = start..end.unwrap_or(u64::MAX);
+                State::Through(through)
+            }
+        };
+        futures_util::stream::unfold(state, |state| async move {
+            match step(state).await {
+                Ok(Some((bytes, next))) => Some((Ok(bytes), next)),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), State::Over)),
+            }
+        })
+    }
+}
+
+enum State {
+    Memory(Bytes),
+    Stored { reader: Reader, position: u64, end: u64 },
+    Growing(Cursor),
+    Through(Box<Through>),
+    Over,
+}
+
+/// The next bytes of a state, and the state after them; `None` at the end.
+async fn step(mut state: State) -> io::Result<Option<(Bytes, State)>> {
+    loop {
+        match state {
+            State::Over => return Ok(None),
+            State::Memory(bytes) if bytes.is_empty() => return Ok(None),
+            State::Memory(bytes) => return Ok(Some((bytes, State::Over))),
+            State::Stored { position, end, .. } if position >= end => return Ok(None),
+            State::Stored { reader, position, end } => {
+                let next = end.min(position + STORED_CHUNK_BYTES);
+                let bytes = reader.read(position..next).await?;
+                return Ok(Some((bytes, State::Stored { reader, position: next, end })));
+            }
+            State::Growing(mut cursor) => match cursor.next().await? {
+                Next::Bytes(bytes) => return Ok(Some((bytes, State::Growing(cursor)))),
+                Next::End => return Ok(None),
+                Next::Detached(through) => state = State::Through(through),
+            },
+            State::Through(mut through) => {
+                let bytes = through.next().await?;
+                return Ok(bytes.map(|bytes| (bytes, State::Through(through))));
+            }
+        }
+    }
+}
+
+/// A place in a growing blob.
+struct Cursor {
+    fill: Arc<Fill>,
+    progress: watch::Receiver<Progress>,
+    position: u64,
+    /// Where the client's range ends; `None` is the end of a blob whose size is not known yet.
+    end: Option<u64>,
+    metrics: Arc<Metrics>,
+}
+
+enum Next {
+    Bytes(Bytes),
+    End,
+    Detached(Box<Through>),
+}
+
+impl Cursor {
+    async fn next(&mut self) -> io::Result<Next> {
+        loop {
+            let progress = self.progress.borrow_and_update().clone();
+            let verified = matches!(progress.phase, Phase::Verified);
+            let end = if verified { self.end.or(progress.size) } else { self.end };
+            let limit = if verified {
+                end.unwrap_or(progress.frontier).min(progress.frontier)
+            } else {
+                progress.frontier.min(end.unwrap_or(progress.frontier).saturating_sub(WITHHELD_BYTES))
+            };
+            if self.position < limit
+                && let Some(reader) = &progress.reader
+            {
+                let next = limit.min(self.position + GROWING_CHUNK_BYTES);
+                let bytes = reader.read(self.position..next).await?;
+                self.position = next;
+                return Ok(Next::Bytes(bytes));
+            }
+            match progress.phase {
+                Phase::Verified if end.is_some_and(|end| self.position < end) => {
+                    return Err(io::Error::other("the blob is shorter than upstream said"));
+                }
+                Phase::Verified => return Ok(Next::End),
+                Phase::Failed(error) => return Err(io::Error::other(error)),
+                Phase::Detached { hasher } => return self.detach(progress.frontier, *hasher).await,
+                Phase::Opening | Phase::Flowing => {
+                    // The leader says how it ended before it goes, so a closed channel is a defect.
+                    self.progress.changed().await.map_err(|_| io::Error::other(CacheError::Lost))?;
+                }
+            }
+        }
+    }
+
+    /// Goes on from upstream where the disk stopped. What the client has had is not sent again.
+    async fn detach(&mut self, frontier: u64, hasher: Hasher) -> io::Result<Next> {
+        let wanted = &self.fill.wanted;
+        let source = Source::open(wanted.clone(), frontier).await.map_err(|error| io::Error::other(CacheError::from(error)))?;
+        tracing::debug!(digest = %wanted.digest, position = self.position, frontier, "streaming straight from upstream");
+        self.metrics.streams_detached.inc();
+        let range = self.position..self.end.unwrap_or(u64::MAX);
+        Ok(Next::Detached(Box::new(Through::new(source, wanted.digest, frontier, hasher, range))))
+    }
+}
+
+/// Upstream's bytes, verified on the way and not kept.
+#[derive(Debug)]
+struct Through {
+    source: Option<Source>,
+    digest: Digest,
+    hasher: Hasher,
+    /// Where the next byte from upstream belongs.
+    offset: u64,
+    /// What the client still wants.
+    wanted: Range<u64>,
+    /// Bytes for the client that wait until more come, or the digest is verified.
+    held: Option<Bytes>,
+}
+
+impl Through {
+    /// `source` begins at `offset`, and `hasher` has taken everything before it.
+    fn new(source: Source, digest: Digest, offset: u64, hasher: Hasher, wanted: Range<u64>) -> Self {
+        Self { source: Some(source), digest, hasher, offset, wanted, held: None }
+    }
+
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            let Some(source) = self.source.take() else {
+                return Ok(None);
+            };
+            let (source, chunk) = source.next().await;
+            let Some(bytes) = chunk.map_err(|error| io::Error::other(CacheError::from(error)))? else {
+                let actual = self.hasher.clone().finish();
+                if actual != self.digest {
+                    return Err(io::Error::other(format!("upstream sent content with digest {actual} instead of {}", self.digest)));
+                }
+                return Ok(self.held.take());
+            };
+            self.source = Some(source);
+            self.hasher.update(&bytes);
+            let clipped = self.clip(bytes);
+            if !clipped.is_empty()
+                && let Some(ready) = self.held.replace(clipped)
+            {
+                return Ok(Some(ready));
+            }
+        }
+    }
+
+    /// The part of the next bytes that the client wants.
+    fn clip(&mut self, bytes: Bytes) -> Bytes {
+        let begin = self.offset;
+        self.offset += bytes.len() as u64;
+        let within = |at: u64| usize::try_from(at.clamp(begin, self.offset) - begin).unwrap_or(bytes.len());
+        bytes.slice(within(self.wanted.start)..within(self.wanted.end))
+    }
+}

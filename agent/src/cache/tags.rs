@@ -1,0 +1,151 @@
+//! Tags: fresh → answered at once; else confirmed by one HEAD for all who ask; if upstream cannot confirm, served as they were.
+//!
+//! The point of the product is that a tag which upstream has lost, or cannot serve right now, still starts.
+
+use tokio::time::timeout;
+
+use super::error::CacheError;
+use super::manifests::ManifestResult;
+use super::{Cache, Origin};
+use crate::oci::{Digest, Repository, Tag, Target};
+use crate::store::{TagRecord, UpstreamStatus, now_seconds};
+use crate::upstream::UpstreamError;
+
+/// Why a tag was answered without upstream's confirmation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stale {
+    pub status: UpstreamStatus,
+    /// What upstream said, for people.
+    pub reason: String,
+    /// When upstream last confirmed it, in seconds since 1970.
+    pub validated_at: u64,
+}
+
+/// What a revalidation found.
+#[derive(Debug, Clone)]
+pub(super) enum Confirmation {
+    Same,
+    Moved(Box<super::ManifestAnswer>),
+    Unconfirmed { status: UpstreamStatus, reason: String },
+}
+
+impl Cache {
+    pub(super) async fn manifest_by_tag(&self, repository: &Repository, tag: &Tag) -> ManifestResult {
+        let mut record = self.store.tag(repository, tag);
+        if record.is_none() && self.store.settled().await {
+            record = self.store.tag(repository, tag);
+        }
+        let target = Target::Tag(tag.clone());
+        let Some(record) = record else {
+            return self.fetch_manifest(repository, &target).await;
+        };
+        if self.is_fresh(&record) {
+            return match self.stored_manifest(&record.digest, Some(record.media_type)).await {
+                Some(answer) => Ok(answer),
+                None => self.fetch_manifest(repository, &target).await,
+            };
+        }
+        match self.confirm(repository, tag, &record.digest).await {
+            Confirmation::Moved(answer) => Ok(*answer),
+            Confirmation::Same => match self.stored_manifest(&record.digest, Some(record.media_type)).await {
+                Some(answer) => Ok(super::ManifestAnswer { origin: Origin::Revalidated, ..answer }),
+                None => self.fetch_manifest(repository, &target).await,
+            },
+            Confirmation::Unconfirmed { status, reason } => self.serve_stale(repository, tag, record, status, reason).await,
+        }
+    }
+
+    fn is_fresh(&self, record: &TagRecord) -> bool {
+        let age = now_seconds().checked_sub(record.validated_at);
+        // A time in the future means that the clock was set back: ask.
+        record.upstream_status == UpstreamStatus::Ok && age.is_some_and(|age| age < self.config.fresh_for.as_secs())
+    }
+
+    async fn serve_stale(
+        &self,
+        repository: &Repository,
+        tag: &Tag,
+        record: TagRecord,
+        status: UpstreamStatus,
+        reason: String,
+    ) -> ManifestResult {
+        let Some(answer) = self.stored_manifest(&record.digest, Some(record.media_type)).await else {
+            // Not even the bytes are here: let upstream's own refusal be the answer.
+            return self.fetch_manifest(repository, &Target::Tag(tag.clone())).await;
+        };
+        tracing::warn!(%repository, %tag, digest = %record.digest, ?status, reason, "serving a tag that upstream did not confirm");
+        self.metrics.stale.get_or_create(&crate::metrics::ReasonLabels { reason: label(status) }).inc();
+        let stale = Stale { status, reason, validated_at: record.validated_at };
+        Ok(super::ManifestAnswer { origin: Origin::Stale, stale: Some(stale), ..answer })
+    }
+
+    /// Asks upstream whether the tag still means `digest`. Clients wait for it as long as `tags.revalidateTimeout`; the question
+    /// itself goes on, so that the next client finds its answer.
+    async fn confirm(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Confirmation {
+        if let Some(reason) = self.unavailable.get(&repository.registry) {
+            return Confirmation::Unconfirmed { status: UpstreamStatus::Unavailable, reason };
+        }
+        let (cache, digest) = (self.clone(), *digest);
+        let key = (repository.clone(), tag.clone());
+        let lead = |landing: super::flight::Landing<Confirmation>| async move {
+            let (repository, tag) = key;
+            landing.publish(cache.revalidate(&repository, &tag, &digest).await);
+        };
+        let asked = self.confirmations.join((repository.clone(), tag.clone()), lead);
+        match timeout(self.config.revalidate_timeout, asked).await {
+            Ok(Some(confirmation)) => confirmation,
+            Ok(None) => Confirmation::Unconfirmed { status: UpstreamStatus::Unavailable, reason: CacheError::Lost.to_string() },
+            Err(_) => {
+                let reason = format!("upstream did not answer within {} ms", self.config.revalidate_timeout.as_millis());
+                self.unavailable.insert(repository.registry.clone(), reason.clone());
+                self.store.note_tag(repository, tag, UpstreamStatus::Unavailable);
+                Confirmation::Unconfirmed { status: UpstreamStatus::Unavailable, reason }
+            }
+        }
+    }
+
+    async fn revalidate(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Confirmation {
+        let target = Target::Tag(tag.clone());
+        let error: CacheError = match self.upstream.head_manifest(repository, &target).await {
+            Ok(head) if head.digest == Some(*digest) => {
+                self.store.note_tag(repository, tag, UpstreamStatus::Ok);
+                return Confirmation::Same;
+            }
+            // Another digest; or none, from a registry that does not say it: then only the manifest itself tells.
+            Ok(_) => match self.fetch_manifest(repository, &target).await {
+                Ok(answer) if answer.digest == *digest => return Confirmation::Same,
+                Ok(answer) => {
+                    tracing::info!(%repository, %tag, from = %digest, to = %answer.digest, "a tag moved");
+                    return Confirmation::Moved(Box::new(answer));
+                }
+                Err(error) => error,
+            },
+            Err(error) => error.into(),
+        };
+        let status = status_of(&error);
+        if status == UpstreamStatus::Unavailable {
+            self.unavailable.insert(repository.registry.clone(), error.to_string());
+        }
+        self.store.note_tag(repository, tag, status);
+        Confirmation::Unconfirmed { status, reason: error.to_string() }
+    }
+}
+
+fn status_of(error: &CacheError) -> UpstreamStatus {
+    match error {
+        CacheError::Upstream(UpstreamError::NotFound { .. }) => UpstreamStatus::NotFound,
+        CacheError::Upstream(UpstreamError::Denied { .. } | UpstreamError::Credentials { .. }) => UpstreamStatus::Denied,
+        CacheError::Upstream(UpstreamError::TooManyRequests { .. }) => UpstreamStatus::RateLimited,
+        _ => UpstreamStatus::Unavailable,
+    }
+}
+
+fn label(status: UpstreamStatus) -> &'static str {
+    match status {
+        UpstreamStatus::Ok => "ok",
+        UpstreamStatus::NotFound => "not_found",
+        UpstreamStatus::Denied => "denied",
+        UpstreamStatus::RateLimited => "rate_limited",
+        UpstreamStatus::Unavailable => "unavailable",
+    }
+}

@@ -1,0 +1,191 @@
+//! Every metric family, registered once. No label holds a digest, a tag or a repository; registries are counted by name up to a bound.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry as Registered, Unit};
+
+use crate::oci::Registry;
+use crate::store::Store;
+
+/// Registries that are counted by name; those beyond are counted as `other`.
+const REGISTRIES_MAX: usize = 100;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    pub kind: &'static str,
+    pub method: &'static str,
+    pub status: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AnswerLabels {
+    pub kind: &'static str,
+    pub origin: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabels {
+    pub kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RegistryLabels {
+    pub registry: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ErrorLabels {
+    pub registry: String,
+    pub reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabels {
+    pub reason: &'static str,
+}
+
+/// The families.
+#[derive(Debug)]
+pub struct Metrics {
+    pub requests: Family<RequestLabels, Counter>,
+    pub answers: Family<AnswerLabels, Counter>,
+    pub stale: Family<ReasonLabels, Counter>,
+    pub served_bytes: Counter,
+    pub first_byte: Family<KindLabels, Histogram>,
+    pub duration: Family<KindLabels, Histogram>,
+    pub connections: Gauge,
+    pub pass_through: Counter,
+    pub streams_detached: Counter,
+    fills: Gauge,
+    fetched_bytes: Family<RegistryLabels, Counter>,
+    upstream_requests: Family<RegistryLabels, Counter>,
+    upstream_errors: Family<ErrorLabels, Counter>,
+    /// Held for a lookup or an insertion, never across an await.
+    registries: Mutex<BTreeSet<String>>,
+}
+
+impl Metrics {
+    /// Registers every family.
+    pub fn register(registered: &mut Registered) -> Arc<Self> {
+        let metrics = Self {
+            requests: Family::default(),
+            answers: Family::default(),
+            stale: Family::default(),
+            served_bytes: Counter::default(),
+            first_byte: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_25, 4.0, 9))),
+            duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 4.0, 10))),
+            connections: Gauge::default(),
+            pass_through: Counter::default(),
+            streams_detached: Counter::default(),
+            fills: Gauge::default(),
+            fetched_bytes: Family::default(),
+            upstream_requests: Family::default(),
+            upstream_errors: Family::default(),
+            registries: Mutex::default(),
+        };
+        metrics.register_into(registered);
+        Arc::new(metrics)
+    }
+
+    fn register_into(&self, r: &mut Registered) {
+        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
+        r.register("build", "The version of the agent", Info::new(version));
+        r.register("requests", "Requests of clients, by kind of route, method and status", self.requests.clone());
+        r.register("answers", "Answers by kind and by where they came from: hit, miss, revalidated, stale", self.answers.clone());
+        r.register("stale_answers", "Tags answered from the cache because upstream could not confirm them, by reason", self.stale.clone());
+        r.register_with_unit("served", "Bytes of manifests and blobs sent to clients", Unit::Bytes, self.served_bytes.clone());
+        r.register_with_unit("first_byte", "Time until an answer began", Unit::Seconds, self.first_byte.clone());
+        r.register_with_unit("request_duration", "Time until an answer was complete", Unit::Seconds, self.duration.clone());
+        r.register("connections", "Open connections of clients", self.connections.clone());
+        r.register("pass_through_pulls", "Blobs served and not kept because the disk could not take them", self.pass_through.clone());
+        r.register("detached_streams", "Responses that went on from upstream after the disk gave up", self.streams_detached.clone());
+        r.register("fills_in_flight", "Blobs being fetched from upstream", self.fills.clone());
+        r.register_with_unit("fetched", "Bytes received from upstream, by registry", Unit::Bytes, self.fetched_bytes.clone());
+        r.register("upstream_requests", "Requests to upstream, by registry", self.upstream_requests.clone());
+        r.register("upstream_errors", "Failed requests to upstream, by registry and reason", self.upstream_errors.clone());
+    }
+
+    /// Counts a fill as long as the guard lives.
+    pub fn fill_started(&self) -> FillGuard {
+        self.fills.inc();
+        FillGuard(self.fills.clone())
+    }
+
+    /// Counts a failure of upstream.
+    pub fn upstream_error(&self, registry: &Registry, reason: &'static str) {
+        self.upstream_errors.get_or_create(&ErrorLabels { registry: self.label(registry), reason }).inc();
+    }
+
+    fn label(&self, registry: &Registry) -> String {
+        let name = registry.to_string();
+        let mut known = self.registries.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(&name) || known.len() < REGISTRIES_MAX {
+            known.insert(name.clone());
+            name
+        } else {
+            "other".to_owned()
+        }
+    }
+}
+
+impl crate::upstream::Observer for Metrics {
+    fn request(&self, registry: &Registry) {
+        self.upstream_requests.get_or_create(&RegistryLabels { registry: self.label(registry) }).inc();
+    }
+
+    fn error(&self, registry: &Registry, reason: &'static str) {
+        self.upstream_error(registry, reason);
+    }
+
+    fn bytes(&self, registry: &Registry, count: u64) {
+        self.fetched_bytes.get_or_create(&RegistryLabels { registry: self.label(registry) }).inc_by(count);
+    }
+}
+
+/// Lowers the gauge of running fills when it is dropped.
+#[derive(Debug)]
+pub struct FillGuard(Gauge);
+
+impl Drop for FillGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Reads the store's figures when metrics are scraped.
+#[derive(Debug)]
+pub struct StoreCollector(pub Store);
+
+impl Collector for StoreCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let usage = self.0.usage();
+        let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        let bytes = Some(&Unit::Bytes);
+        let size = encoder.encode_descriptor("store", "Bytes of committed blobs", bytes, MetricType::Gauge)?;
+        gauge(usage.blob_bytes).encode(size)?;
+        let blobs = encoder.encode_descriptor("store_blobs", "Committed blobs", None, MetricType::Gauge)?;
+        gauge(usage.blobs).encode(blobs)?;
+        let index = encoder.encode_descriptor("index", "Bytes of the index on disk", bytes, MetricType::Gauge)?;
+        gauge(usage.index_bytes).encode(index)?;
+        let bad = encoder.encode_descriptor("quarantined_blobs", "Blobs found with wrong bytes", None, MetricType::Counter)?;
+        ConstCounter::new(usage.quarantined).encode(bad)?;
+        let rebuilds = encoder.encode_descriptor("index_rebuilds", "Walks of the directory to mend the index", None, MetricType::Counter)?;
+        ConstCounter::new(usage.index_rebuilds).encode(rebuilds)
+    }
+}
+
+/// Seconds of a duration, for a histogram.
+#[must_use]
+pub fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}

@@ -1,0 +1,64 @@
+//! Writing files so that a power cut leaves the old state or the new one.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::error::StoreError;
+use super::layout::Layout;
+
+/// Writes a small file: temporary file → fsync → rename → fsync of the directory.
+///
+/// Crash states: before the rename there is at most a stray file in `tmp/`, which start-up deletes, and the old content, if any.
+/// After the rename, and before the directory is synced, either of the two may be found; both are whole. Then the new one stays.
+pub(super) fn write_atomically(layout: &Layout, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let temporary = layout.new_temporary();
+    let written = write_new(&temporary, bytes).and_then(|()| place(&temporary, path));
+    if written.is_err() {
+        // It may not even exist; start-up deletes what is left.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let mut file = File::create_new(path).map_err(StoreError::io("create", path))?;
+    file.write_all(bytes).and_then(|()| file.sync_data()).map_err(StoreError::io("write", path))
+}
+
+/// Moves a synced temporary file to its place and makes that last.
+pub(super) fn place(temporary: &Path, path: &Path) -> Result<(), StoreError> {
+    let parent = path.parent().expect("a path below the data directory must have a parent");
+    make_dir(parent)?;
+    fs::rename(temporary, path).map_err(StoreError::io("rename a file to", path))?;
+    sync_dir(parent)
+}
+
+/// Makes a directory and its parents, each of them synced into its own parent.
+pub(super) fn make_dir(path: &Path) -> Result<(), StoreError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().expect("a path below the data directory must have a parent");
+    make_dir(parent)?;
+    match fs::create_dir(path) {
+        Ok(()) => sync_dir(parent),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(StoreError::io("create the directory", path)(error)),
+    }
+}
+
+pub(super) fn sync_dir(path: &Path) -> Result<(), StoreError> {
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(StoreError::io("sync the directory", path))
+}
+
+/// Deletes all files of a directory.
+pub(super) fn clear_dir(path: &Path) -> Result<usize, StoreError> {
+    let mut count = 0;
+    for entry in fs::read_dir(path).map_err(StoreError::io("list", path))?.flatten() {
+        if fs::remove_file(entry.path()).is_ok() {
+            count += 1;
+        }
+    }
+    Ok(count)
+}

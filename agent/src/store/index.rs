@@ -1,0 +1,228 @@
+//! The index: what is quicker to look up than to read from the directory. The only file that names sled.
+//!
+//! It is a cache of `blobs/` and `refs/` plus use-times and tag freshness. Whatever it says, the directory decides: an entry whose
+//! file is gone is a miss, and a missing entry is looked up in `refs/`. So an index that is deleted, corrupt or from a newer version
+//! is moved aside and made anew (`recover.rs`), and one that cannot be opened at all (full or read-only disk) is kept in memory.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// Its format; another one is made anew.
+const VERSION: &[u8] = b"1";
+const VERSION_KEY: &[u8] = b"version";
+
+/// The part of the index in memory. sled keeps what is in use; the rest is read again.
+const CACHE_BYTES: u64 = 8 << 20;
+
+/// A table of the index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Table {
+    /// digest → [`super::BlobRecord`]
+    Blobs,
+    /// repository, digest → [`super::LinkRecord`]
+    Links,
+    /// repository, digest → [`super::ManifestRecord`]
+    Manifests,
+    /// repository, digest of a subject, digest of a manifest → its descriptor, or nothing if no list had it
+    Referrers,
+    /// repository, tag → [`super::TagRecord`]
+    Tags,
+}
+
+const TABLES: [(Table, &str); 5] = [
+    (Table::Blobs, "blobs"),
+    (Table::Links, "links"),
+    (Table::Manifests, "manifests"),
+    (Table::Referrers, "referrers"),
+    (Table::Tags, "tags"),
+];
+
+/// Why an index was not opened.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Its content cannot be used: move it aside.
+    Unusable(String),
+    /// The disk refuses: keep the index in memory.
+    Disk(String),
+}
+
+/// A row: key and value.
+pub(super) type Row = (Vec<u8>, Vec<u8>);
+
+#[derive(Debug)]
+pub(super) struct Index(Backend);
+
+#[derive(Debug)]
+enum Backend {
+    Sled { db: sled::Db, tables: BTreeMap<Table, sled::Tree> },
+    /// The lock is never held across an await: every method is synchronous.
+    Memory(Mutex<BTreeMap<(Table, Vec<u8>), Vec<u8>>>),
+}
+
+impl Index {
+    /// Opens the index at `path`, or makes it. sled 0.34 may panic on a corrupt file, and that is a refusal like any other.
+    pub(super) fn open(path: &Path) -> Result<Self, Refusal> {
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_sled(path)));
+        opened.unwrap_or_else(|_| Err(Refusal::Unusable("its storage engine panicked on it".to_owned())))
+    }
+
+    fn open_sled(path: &Path) -> Result<Self, Refusal> {
+        let db = sled::Config::new()
+            .path(path)
+            .cache_capacity(CACHE_BYTES)
+            .mode(sled::Mode::LowSpace)
+            .flush_every_ms(Some(1000))
+            .open()
+            .map_err(refuse)?;
+        match db.get(VERSION_KEY).map_err(refuse)? {
+            Some(version) if version == VERSION => {}
+            Some(version) => {
+                return Err(Refusal::Unusable(format!("it has format version {}", String::from_utf8_lossy(&version))));
+            }
+            None => {
+                db.insert(VERSION_KEY, VERSION).map_err(refuse)?;
+            }
+        }
+        let mut tables = BTreeMap::new();
+        for (table, name) in TABLES {
+            tables.insert(table, db.open_tree(name).map_err(refuse)?);
+        }
+        Ok(Self(Backend::Sled { db, tables }))
+    }
+
+    /// An index that lasts as long as the process.
+    pub(super) fn in_memory() -> Self {
+        Self(Backend::Memory(Mutex::default()))
+    }
+
+    /// A failed read is a miss: the caller asks the directory then.
+    pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<Vec<u8>> {
+        match &self.0 {
+            Backend::Sled { tables, .. } => match tables[&table].get(key) {
+                Ok(value) => value.map(|value| value.to_vec()),
+                Err(error) => {
+                    tracing::error!(?table, %error, "the index cannot be read; the directory is asked instead");
+                    None
+                }
+            },
+            Backend::Memory(rows) => lock(rows).get(&(table, key.to_vec())).cloned(),
+        }
+    }
+
+    /// A failed write loses recency or freshness, nothing that `refs/` does not hold.
+    pub(super) fn put(&self, table: Table, key: &[u8], value: Vec<u8>) {
+        match &self.0 {
+            Backend::Sled { tables, .. } => {
+                if let Err(error) = tables[&table].insert(key, value) {
+                    tracing::error!(?table, %error, "the index cannot be written; it is made anew at the next start");
+                }
+            }
+            Backend::Memory(rows) => {
+                lock(rows).insert((table, key.to_vec()), value);
+            }
+        }
+    }
+
+    pub(super) fn remove(&self, table: Table, key: &[u8]) {
+        match &self.0 {
+            Backend::Sled { tables, .. } => {
+                if let Err(error) = tables[&table].remove(key) {
+                    tracing::error!(?table, %error, "the index cannot be written; it is made anew at the next start");
+                }
+            }
+            Backend::Memory(rows) => {
+                lock(rows).remove(&(table, key.to_vec()));
+            }
+        }
+    }
+
+    /// All rows of a table whose keys begin with `prefix`, in order of their keys. Unreadable rows end the list.
+    pub(super) fn scan(&self, table: Table, prefix: &[u8]) -> Box<dyn Iterator<Item = Row> + '_> {
+        match &self.0 {
+            Backend::Sled { tables, .. } => {
+                let rows = tables[&table].scan_prefix(prefix).map_while(Result::ok);
+                Box::new(rows.map(|(key, value)| (key.to_vec(), value.to_vec())))
+            }
+            Backend::Memory(rows) => {
+                let rows = lock(rows);
+                let rows: Vec<Row> = rows
+                    .range((table, prefix.to_vec())..)
+                    .take_while(|((other, key), _)| *other == table && key.starts_with(prefix))
+                    .map(|((_, key), value)| (key.clone(), value.clone()))
+                    .collect();
+                Box::new(rows.into_iter())
+            }
+        }
+    }
+
+    /// Writes everything to disk.
+    pub(super) fn flush(&self) {
+        if let Backend::Sled { db, .. } = &self.0
+            && let Err(error) = db.flush()
+        {
+            tracing::error!(%error, "the index cannot be flushed");
+        }
+    }
+
+    /// What it takes on disk, in bytes.
+    pub(super) fn size_bytes(&self) -> u64 {
+        match &self.0 {
+            Backend::Sled { db, .. } => db.size_on_disk().unwrap_or(0),
+            Backend::Memory(_) => 0,
+        }
+    }
+}
+
+fn refuse(error: sled::Error) -> Refusal {
+    use std::io::ErrorKind as Kind;
+    match &error {
+        sled::Error::Io(source)
+            if matches!(
+                source.kind(),
+                Kind::StorageFull | Kind::QuotaExceeded | Kind::ReadOnlyFilesystem | Kind::PermissionDenied | Kind::WouldBlock
+            ) =>
+        {
+            Refusal::Disk(error.to_string())
+        }
+        _ => Refusal::Unusable(error.to_string()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(index: &Index) {
+        index.put(Table::Tags, b"a\0x", b"1".to_vec());
+        index.put(Table::Tags, b"a\0y", b"2".to_vec());
+        index.put(Table::Tags, b"b\0x", b"3".to_vec());
+        index.put(Table::Links, b"a\0x", b"4".to_vec());
+        assert_eq!(index.get(Table::Tags, b"a\0y"), Some(b"2".to_vec()));
+        let rows: Vec<_> = index.scan(Table::Tags, b"a\0").map(|(_, value)| value).collect();
+        assert_eq!(rows, [b"1", b"2"]);
+        index.remove(Table::Tags, b"a\0y");
+        assert_eq!(index.get(Table::Tags, b"a\0y"), None);
+    }
+
+    #[test]
+    fn on_disk_and_in_memory_behave_alike() {
+        let dir = tempfile::tempdir().unwrap();
+        check(&Index::open(dir.path()).unwrap());
+        check(&Index::in_memory());
+    }
+
+    #[test]
+    fn an_index_of_another_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = sled::open(dir.path()).unwrap();
+        db.insert(VERSION_KEY, b"99").unwrap();
+        drop(db);
+        assert!(matches!(Index::open(dir.path()), Err(Refusal::Unusable(reason)) if reason.contains("99")));
+    }
+}

@@ -1,0 +1,173 @@
+//! Manifests and tags: what a repository has, and what it thereby references.
+
+use super::error::StoreError;
+use super::index::Table;
+use super::layout::{digest_key, digest_of_key, in_repository, repository_prefix};
+use super::record::{LinkRecord, ManifestRecord, TagRecord, UpstreamStatus, decode, encode};
+use super::{Inner, Store, refs, writer::Writer};
+use crate::oci::{Digest, Manifest, Repository, Tag};
+use bytes::Bytes;
+
+/// Enters a manifest and everything that it references into the index.
+pub(super) fn index(inner: &Inner, repository: &Repository, digest: &Digest, record: &ManifestRecord, manifest: &Manifest) {
+    for child in &manifest.children {
+        let link = LinkRecord { size: child.size, media_type: child.media_type.clone() };
+        inner.index.put(Table::Links, &in_repository(repository, &digest_key(&child.digest)), encode(&link));
+    }
+    if let Some(subject) = &manifest.subject {
+        let mut key = in_repository(repository, &digest_key(subject));
+        key.extend(digest_key(digest));
+        if inner.index.get(Table::Referrers, &key).is_none() {
+            inner.index.put(Table::Referrers, &key, Vec::new());
+        }
+    }
+    inner.index.put(Table::Manifests, &in_repository(repository, &digest_key(digest)), encode(record));
+}
+
+impl Store {
+    /// Makes a manifest known at once, in memory; [`Store::persist_manifest`] makes it last.
+    pub fn remember_manifest(&self, repository: &Repository, digest: &Digest, media_type: &str, bytes: &Bytes, manifest: &Manifest) {
+        let record = ManifestRecord { media_type: media_type.to_owned(), size: bytes.len() as u64 };
+        index(&self.inner, repository, digest, &record, manifest);
+        self.inner.small.insert(*digest, bytes.clone());
+    }
+
+    /// Writes a manifest and the record that its repository has it; then the tag, if it came by one.
+    ///
+    /// The order matters to a power cut: a record never names a manifest that is not on disk yet.
+    ///
+    /// # Errors
+    /// When the disk is full or fails. The manifest is then served only as long as it is in memory.
+    pub async fn persist_manifest(
+        &self,
+        repository: Repository,
+        digest: Digest,
+        media_type: String,
+        bytes: Bytes,
+        tag: Option<(Tag, TagRecord)>,
+    ) -> Result<(), StoreError> {
+        let inner = std::sync::Arc::clone(&self.inner);
+        super::blocking(move || {
+            if !inner.layout.blob(&digest).exists() {
+                let mut writer = Writer::create(std::sync::Arc::clone(&inner.layout), &digest)?;
+                writer.append(std::slice::from_ref(&bytes))?;
+                inner.commit(writer, &digest)?;
+            }
+            let record = ManifestRecord { media_type, size: bytes.len() as u64 };
+            refs::write_manifest(&inner.layout, &repository, &digest, &record)?;
+            if let Some((tag, record)) = tag {
+                refs::write_tag(&inner.layout, &repository, &tag, &record)?;
+                inner.index.put(Table::Tags, &in_repository(&repository, tag.as_str().as_bytes()), encode(&record));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// What a tag meant last.
+    #[must_use]
+    pub fn tag(&self, repository: &Repository, tag: &Tag) -> Option<TagRecord> {
+        self.inner.index.get(Table::Tags, &in_repository(repository, tag.as_str().as_bytes())).and_then(|bytes| decode(&bytes))
+    }
+
+    /// Notes what upstream said of a tag that did not move.
+    pub fn note_tag(&self, repository: &Repository, tag: &Tag, status: UpstreamStatus) {
+        let Some(mut record) = self.tag(repository, tag) else {
+            return;
+        };
+        record.upstream_status = status;
+        if status == UpstreamStatus::Ok {
+            record.validated_at = super::now_seconds();
+        }
+        self.inner.index.put(Table::Tags, &in_repository(repository, tag.as_str().as_bytes()), encode(&record));
+    }
+
+    /// A manifest that the repository has, or that one of its indexes references: its media type, as upstream gave it or, for one
+    /// that was fetched under another repository, as the index says.
+    #[must_use]
+    pub fn manifest_media_type(&self, repository: &Repository, digest: &Digest) -> Option<Option<String>> {
+        let key = in_repository(repository, &digest_key(digest));
+        if let Some(record) = self.inner.index.get(Table::Manifests, &key).and_then(|bytes| decode::<ManifestRecord>(&bytes)) {
+            return Some(Some(record.media_type));
+        }
+        self.inner.index.get(Table::Links, &key).and_then(|bytes| decode::<LinkRecord>(&bytes)).map(|link| link.media_type)
+    }
+
+    /// Whether and how the repository references a blob. Knowing a digest is not a permission.
+    #[must_use]
+    pub fn link(&self, repository: &Repository, digest: &Digest) -> Option<LinkRecord> {
+        let key = in_repository(repository, &digest_key(digest));
+        if let Some(link) = self.inner.index.get(Table::Links, &key).and_then(|bytes| decode(&bytes)) {
+            return Some(link);
+        }
+        // A manifest may be asked for as a blob too: the specification lets registries answer so.
+        let record: ManifestRecord = self.inner.index.get(Table::Manifests, &key).and_then(|bytes| decode(&bytes))?;
+        Some(LinkRecord { size: Some(record.size), media_type: Some(record.media_type) })
+    }
+
+    /// Notes that upstream serves a blob under the repository.
+    pub fn put_link(&self, repository: &Repository, digest: &Digest, size: Option<u64>) {
+        let key = in_repository(repository, &digest_key(digest));
+        self.inner.index.put(Table::Links, &key, encode(&LinkRecord { size, media_type: None }));
+    }
+
+    /// The tags that are known of a repository, in order.
+    #[must_use]
+    pub fn tags(&self, repository: &Repository) -> Vec<String> {
+        let prefix = repository_prefix(repository);
+        self.inner.index.scan(Table::Tags, &prefix).filter_map(|(key, _)| String::from_utf8(key[prefix.len()..].to_vec()).ok()).collect()
+    }
+
+    /// The manifests that are known to have `subject` as their subject, each with its descriptor if upstream has listed it. `None`
+    /// if nothing is known: not even that there are none.
+    #[must_use]
+    pub fn referrers(&self, repository: &Repository, subject: &Digest) -> Option<Vec<(Digest, Option<serde_json::Value>)>> {
+        let prefix = in_repository(repository, &digest_key(subject));
+        let mut rows = self.inner.index.scan(Table::Referrers, &prefix).peekable();
+        rows.peek()?;
+        // The row without a referrer says that upstream has been asked.
+        Some(rows.filter_map(|(key, value)| Some((digest_of_key(&key[prefix.len()..])?, serde_json::from_slice(&value).ok()))).collect())
+    }
+
+    /// Notes referrers as upstream lists them: each with its descriptor.
+    pub fn put_referrers<'a>(
+        &self,
+        repository: &Repository,
+        subject: &Digest,
+        referrers: impl Iterator<Item = (Digest, &'a serde_json::Value)>,
+    ) {
+        let prefix = in_repository(repository, &digest_key(subject));
+        self.inner.index.put(Table::Referrers, &prefix, Vec::new());
+        for (referrer, descriptor) in referrers {
+            let mut key = prefix.clone();
+            key.extend(digest_key(&referrer));
+            self.inner.index.put(Table::Referrers, &key, descriptor.to_string().into_bytes());
+        }
+    }
+
+    /// Every tag and every manifest that some repository has.
+    #[must_use]
+    pub fn catalogue(&self) -> Catalogue {
+        let split = |key: &[u8]| {
+            let zero = key.iter().position(|byte| *byte == 0)?;
+            let repository = Repository::from_path(std::str::from_utf8(&key[..zero]).ok()?).ok()?;
+            Some((repository, key[zero + 1..].to_vec()))
+        };
+        let tags = self.inner.index.scan(Table::Tags, b"").filter_map(|(key, value)| {
+            let (repository, tag) = split(&key)?;
+            Some((repository, std::str::from_utf8(&tag).ok()?.parse().ok()?, decode(&value)?))
+        });
+        let manifests = self.inner.index.scan(Table::Manifests, b"").filter_map(|(key, value)| {
+            let (repository, digest) = split(&key)?;
+            Some((repository, digest_of_key(&digest)?, decode(&value)?))
+        });
+        Catalogue { tags: tags.collect(), manifests: manifests.collect() }
+    }
+}
+
+/// What the store knows by name.
+#[derive(Debug)]
+pub struct Catalogue {
+    pub tags: Vec<(Repository, Tag, TagRecord)>,
+    pub manifests: Vec<(Repository, Digest, ManifestRecord)>,
+}

@@ -1,0 +1,334 @@
+//! The data directory: content-addressed blobs, what repositories reference, and an index over both.
+//!
+//! The only module that touches the directory. A byte is served from it only out of a committed, verified blob. The index is a
+//! cache: deleting it loses recency and tag freshness, nothing else.
+
+mod blob;
+mod error;
+mod files;
+mod index;
+mod layout;
+mod manifests;
+mod open;
+mod record;
+mod recover;
+mod refs;
+mod verify;
+mod writer;
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+pub use blob::{Blob, Reader};
+pub use error::StoreError;
+pub use manifests::Catalogue;
+pub use record::{BlobRecord, LinkRecord, ManifestRecord, TagRecord, UpstreamStatus};
+pub use verify::{Checked, VerifyProgress};
+pub use writer::Writer;
+
+use index::{Index, Table};
+use layout::{Layout, digest_key, digest_of_key};
+
+use crate::oci::{Digest, Hasher, MANIFEST_BYTES_MAX};
+
+/// Content up to this size is kept in memory once it was read, up to [`SMALL_BYTES_TOTAL`] together.
+const SMALL_BYTES: u64 = 64 << 10;
+const SMALL_BYTES_TOTAL: u64 = 8 << 20;
+
+/// How long a lookup that missed waits for start-up's walk of the directory.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A data directory in use. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    layout: Arc<Layout>,
+    index: Index,
+    /// Verified content of small blobs.
+    small: moka::sync::Cache<Digest, Bytes>,
+    /// Use-times since the last flush. Held for a lookup or an insertion, never across an await.
+    touched: Mutex<HashMap<Digest, u64>>,
+    blob_bytes: AtomicU64,
+    blob_count: AtomicU64,
+    quarantined: AtomicU64,
+    rebuilt: AtomicU64,
+    /// `true` once the index knows everything that the directory has.
+    settled: watch::Sender<bool>,
+    _lock: Option<File>,
+}
+
+/// Figures for the metrics.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    pub blob_bytes: u64,
+    pub blobs: u64,
+    pub index_bytes: u64,
+    pub quarantined: u64,
+    pub index_rebuilds: u64,
+}
+
+impl Store {
+    /// Opens a data directory, or makes one. Blocks; what must be walked is walked by [`Store::settle`].
+    ///
+    /// # Errors
+    /// When another process uses it, a newer agent wrote it, or it is no directory that this process may use.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let layout = Arc::new(Layout::new(root));
+        let opened = open::open(&layout)?;
+        let weigh = |_: &Digest, bytes: &Bytes| u32::try_from(bytes.len() + 128).unwrap_or(u32::MAX);
+        let inner = Inner {
+            layout,
+            index: opened.index,
+            small: moka::sync::Cache::builder().max_capacity(SMALL_BYTES_TOTAL).weigher(weigh).build(),
+            touched: Mutex::default(),
+            blob_bytes: AtomicU64::new(0),
+            blob_count: AtomicU64::new(0),
+            quarantined: AtomicU64::new(0),
+            rebuilt: AtomicU64::new(0),
+            settled: watch::Sender::new(!opened.reindex),
+            _lock: opened.lock,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Brings the index up to date with the directory if the last stop was unclean or the index was lost, and sums up what is there.
+    ///
+    /// # Errors
+    /// None but the runtime's own.
+    pub async fn settle(&self) -> Result<(), StoreError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            if !*inner.settled.borrow() {
+                let found = recover::reindex(&inner);
+                inner.rebuilt.fetch_add(1, Ordering::Relaxed);
+                tracing::info!(blobs = found.blobs, manifests = found.manifests, tags = found.tags, "brought the index up to date");
+                inner.settled.send_replace(true);
+            }
+            let records = inner.index.scan(Table::Blobs, b"").filter_map(|(_, value)| record::decode::<BlobRecord>(&value));
+            let (bytes, count) = records.fold((0, 0), |(bytes, count), record| (bytes + record.size, count + 1));
+            inner.blob_bytes.fetch_add(bytes, Ordering::Relaxed);
+            inner.blob_count.fetch_add(count, Ordering::Relaxed);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until the index knows what the directory has. `true` if it did not before: a lookup that missed is worth repeating.
+    pub async fn settled(&self) -> bool {
+        if *self.inner.settled.borrow() {
+            return false;
+        }
+        let mut settled = self.inner.settled.subscribe();
+        // On a time-out the lookup stays a miss, and upstream is asked.
+        let _ = tokio::time::timeout(SETTLE_TIMEOUT, settled.wait_for(|settled| *settled)).await;
+        true
+    }
+
+    /// Opens a committed blob. A file of another size than the blob had when it was committed is quarantined, and absent.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn open_blob(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let digest = *digest;
+        blocking(move || inner.open_blob(&digest)).await
+    }
+
+    /// Small content, if it is in memory.
+    #[must_use]
+    pub fn small(&self, digest: &Digest) -> Option<Bytes> {
+        self.inner.small.get(digest)
+    }
+
+    /// Reads a whole blob and verifies it: manifests and other small content. One with wrong bytes is quarantined, and absent.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn read_verified(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
+        if let Some(bytes) = self.small(digest) {
+            return Ok(Some(bytes));
+        }
+        let inner = Arc::clone(&self.inner);
+        let digest = *digest;
+        blocking(move || inner.read_verified(&digest)).await
+    }
+
+    /// Whether content of this size is kept in memory once it was read.
+    #[must_use]
+    pub fn is_small(size: u64) -> bool {
+        size <= SMALL_BYTES
+    }
+
+    /// Begins a blob.
+    ///
+    /// # Errors
+    /// When the disk is full or fails.
+    pub async fn writer(&self, digest: &Digest) -> Result<Writer, StoreError> {
+        let layout = Arc::clone(&self.inner.layout);
+        let digest = *digest;
+        blocking(move || Writer::create(layout, &digest)).await
+    }
+
+    /// Makes what was written a committed blob.
+    ///
+    /// # Errors
+    /// When the bytes are not those of `digest`, or the disk fails.
+    pub async fn commit(&self, writer: Writer, digest: &Digest) -> Result<(), StoreError> {
+        let inner = Arc::clone(&self.inner);
+        let digest = *digest;
+        blocking(move || inner.commit(writer, &digest)).await
+    }
+
+    /// Notes that a blob was asked for.
+    pub fn touch(&self, digest: &Digest) {
+        self.inner.touched().insert(*digest, now_seconds());
+    }
+
+    /// What is known of a committed blob.
+    #[must_use]
+    pub fn blob_record(&self, digest: &Digest) -> Option<BlobRecord> {
+        let mut record: BlobRecord = self.inner.index.get(Table::Blobs, &digest_key(digest)).and_then(|bytes| record::decode(&bytes))?;
+        if let Some(used) = self.inner.touched().get(digest) {
+            record.used = *used;
+        }
+        Some(record)
+    }
+
+    /// Writes use-times, which are collected in memory, into the index.
+    pub fn flush_use_times(&self) {
+        let touched = std::mem::take(&mut *self.inner.touched());
+        for (digest, used) in touched {
+            let key = digest_key(&digest);
+            if let Some(old) = self.inner.index.get(Table::Blobs, &key).and_then(|bytes| record::decode::<BlobRecord>(&bytes)) {
+                self.inner.index.put(Table::Blobs, &key, record::encode(&BlobRecord { used, ..old }));
+            }
+        }
+    }
+
+    /// The last thing before the process ends: writes everything out and says so, that the next start need not walk the directory.
+    pub fn close(&self) {
+        self.flush_use_times();
+        self.inner.index.flush();
+        if *self.inner.settled.borrow()
+            && let Err(error) = fs::write(self.inner.layout.clean(), b"")
+        {
+            tracing::warn!(%error, "the next start will walk the directory");
+        }
+    }
+
+    /// Figures for the metrics.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            blob_bytes: self.inner.blob_bytes.load(Ordering::Relaxed),
+            blobs: self.inner.blob_count.load(Ordering::Relaxed),
+            index_bytes: self.inner.index.size_bytes(),
+            quarantined: self.inner.quarantined.load(Ordering::Relaxed),
+            index_rebuilds: self.inner.rebuilt.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl Inner {
+    fn touched(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, u64>> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_blob(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
+        let path = self.layout.blob(digest);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.forget_blob(digest);
+                return Ok(None);
+            }
+            Err(error) => return Err(StoreError::io("open", path)(error)),
+        };
+        let size = file.metadata().map_err(StoreError::io("stat", &path))?.len();
+        let record: Option<BlobRecord> = self.index.get(Table::Blobs, &digest_key(digest)).and_then(|bytes| record::decode(&bytes));
+        if let Some(record) = record
+            && record.size != size
+        {
+            self.quarantine(digest, &format!("the file has {size} bytes, the blob has {}", record.size));
+            return Ok(None);
+        }
+        Ok(Some(Blob { reader: Reader::new(Arc::new(file)), size }))
+    }
+
+    fn read_verified(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
+        let path = self.layout.blob(digest);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.forget_blob(digest);
+                return Ok(None);
+            }
+            Err(error) => return Err(StoreError::io("open", path)(error)),
+        };
+        let mut bytes = Vec::new();
+        // One byte over the limit is read so that a longer file fails its digest instead of being cut to a right one.
+        file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
+        if Hasher::digest(digest.algorithm(), &bytes) != *digest {
+            self.quarantine(digest, "its content has another digest");
+            return Ok(None);
+        }
+        let bytes = Bytes::from(bytes);
+        if Store::is_small(bytes.len() as u64) {
+            self.small.insert(*digest, bytes.clone());
+        }
+        Ok(Some(bytes))
+    }
+
+    fn commit(&self, writer: Writer, digest: &Digest) -> Result<(), StoreError> {
+        let size = writer.commit(digest)?;
+        let key = digest_key(digest);
+        if self.index.get(Table::Blobs, &key).is_none() {
+            self.blob_bytes.fetch_add(size, Ordering::Relaxed);
+            self.blob_count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.index.put(Table::Blobs, &key, record::encode(&BlobRecord { size, used: now_seconds() }));
+        Ok(())
+    }
+
+    /// Takes a blob out of the index because the directory does not have it.
+    fn forget_blob(&self, digest: &Digest) {
+        let key = digest_key(digest);
+        self.small.invalidate(digest);
+        if let Some(record) = self.index.get(Table::Blobs, &key).and_then(|bytes| record::decode::<BlobRecord>(&bytes)) {
+            self.index.remove(Table::Blobs, &key);
+            let subtract = |total: &AtomicU64, count: u64| {
+                let _ = total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| Some(total.saturating_sub(count)));
+            };
+            subtract(&self.blob_bytes, record.size);
+            subtract(&self.blob_count, 1);
+        }
+    }
+
+    fn committed(&self) -> Vec<Digest> {
+        self.index.scan(Table::Blobs, b"").filter_map(|(key, _)| digest_of_key(&key)).collect()
+    }
+}
+
+/// Runs what blocks on the pool that is there for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(StoreError::io("finish work on", "the data directory")(io::Error::other(error))),
+    }
+}
+
+pub(crate) fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

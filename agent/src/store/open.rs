@@ -1,0 +1,127 @@
+//! Start-up of a data directory: who may use it, and what state it is in.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use super::error::StoreError;
+use super::files;
+use super::index::{Index, Refusal};
+use super::layout::Layout;
+
+/// The format that this agent writes.
+const VERSION: u32 = 1;
+
+/// What start-up found.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// Held as long as the store lives; `None` where the disk lets nothing be locked.
+    pub(super) lock: Option<File>,
+    pub(super) index: Index,
+    /// Whether the index may lack entries that the directory has.
+    pub(super) reindex: bool,
+}
+
+/// Opens a data directory, or makes one.
+///
+/// A full, read-only or failing disk is no reason not to serve what it holds: then nothing is written and the index lives in memory.
+pub(super) fn open(layout: &Layout) -> Result<Opened, StoreError> {
+    let prepared = tolerate(prepare(layout))?;
+    check_version(layout)?;
+    let lock = tolerate(lock(layout))?;
+    if prepared.is_some() {
+        let stray = files::clear_dir(&layout.temporary())?;
+        if stray > 0 {
+            tracing::info!(files = stray, "deleted what an interrupted download left");
+        }
+    }
+    let existed = layout.index().is_dir();
+    let clean = fs::remove_file(layout.clean()).is_ok();
+    let (index, whole) = open_index(layout);
+    Ok(Opened { lock, index, reindex: !(existed && whole && clean) })
+}
+
+/// `None` where the disk is the reason.
+fn tolerate<T>(result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_degradation() => {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(error = %crate::telemetry::chain(error), "the data directory cannot be written: serving without storing");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn prepare(layout: &Layout) -> Result<(), StoreError> {
+    fs::create_dir_all(layout.root()).map_err(StoreError::io("create the data directory", layout.root()))?;
+    for dir in [layout.blobs(), layout.refs(), layout.temporary(), layout.quarantine()] {
+        files::make_dir(&dir)?;
+    }
+    let version = layout.version();
+    if !version.exists() {
+        files::write_atomically(layout, &version, format!("{VERSION}\n").as_bytes())?;
+    }
+    // A directory that belongs to someone else, or is mounted read-only, shows here and not at the first pull.
+    let probe = layout.new_temporary();
+    File::create_new(&probe).and_then(|mut file| file.write_all(b"probe")).map_err(StoreError::io("write", &probe))?;
+    fs::remove_file(&probe).map_err(StoreError::io("delete", &probe))
+}
+
+fn check_version(layout: &Layout) -> Result<(), StoreError> {
+    let path = layout.version();
+    match fs::read_to_string(&path) {
+        Ok(text) if text.trim().parse::<u32>().is_ok_and(|found| found <= VERSION) => Ok(()),
+        Ok(text) => Err(StoreError::Newer { path: layout.root().to_owned(), found: text.trim().chars().take(20).collect(), known: VERSION }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(StoreError::io("read", path)(error)),
+    }
+}
+
+fn lock(layout: &Layout) -> Result<File, StoreError> {
+    let path = layout.lock();
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(StoreError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let owner = fs::read_to_string(&path).unwrap_or_default();
+            let owner = if owner.trim().is_empty() { "unknown" } else { owner.trim() };
+            return Err(StoreError::InUse { path: layout.root().to_owned(), owner: owner.to_owned() });
+        }
+        Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", path)(error)),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(StoreError::io("write", &path))?;
+    Ok(file)
+}
+
+/// The index and whether it is one that was there before.
+fn open_index(layout: &Layout) -> (Index, bool) {
+    let reason = match Index::open(&layout.index()) {
+        Ok(index) => return (index, true),
+        Err(Refusal::Disk(reason)) => {
+            tracing::error!(reason, "the index cannot be opened on this disk: it is kept in memory");
+            return (Index::in_memory(), false);
+        }
+        Err(Refusal::Unusable(reason)) => reason,
+    };
+    tracing::error!(reason, aside = %layout.index_aside().display(), "the index cannot be used: moved aside and made anew");
+    if let Err(error) = move_aside(&layout.index(), &layout.index_aside()) {
+        tracing::error!(%error, "the index cannot be moved aside: a new one is kept in memory");
+        return (Index::in_memory(), false);
+    }
+    let index = Index::open(&layout.index()).unwrap_or_else(|refusal| {
+        tracing::error!(?refusal, "no new index can be made on this disk: it is kept in memory");
+        Index::in_memory()
+    });
+    (index, false)
+}
+
+fn move_aside(from: &Path, to: &Path) -> std::io::Result<()> {
+    match fs::remove_dir_all(to) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::rename(from, to)
+}

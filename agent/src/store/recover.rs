@@ -1,0 +1,94 @@
+//! Telling the index what the directory has: after an unclean stop, and when the index was lost.
+//!
+//! It runs behind serving. A lookup that misses while it runs waits for it ([`super::Store::settled`]), because the directory may
+//! well have what the index does not know yet.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::index::Table;
+use super::layout::{self, digest_key, in_repository};
+use super::record::{BlobRecord, ManifestRecord, TagRecord, decode, encode};
+use super::refs::{self, Visitor};
+use super::{Inner, manifests};
+use crate::oci::{Digest, Manifest, Repository, Tag};
+
+/// What a walk found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) blobs: usize,
+    pub(super) manifests: usize,
+    pub(super) tags: usize,
+}
+
+/// Adds to the index what the directory has and it lacks, and takes out blobs that the directory lacks. Blocks.
+pub(super) fn reindex(inner: &Inner) -> Found {
+    let mut found = Found { blobs: reindex_blobs(inner), ..Found::default() };
+    let mut walk = Walk { inner, found: &mut found };
+    refs::walk(&inner.layout, &mut walk);
+    inner.index.flush();
+    found
+}
+
+fn reindex_blobs(inner: &Inner) -> usize {
+    let mut count = 0;
+    for (algorithm, algorithm_dir) in list(&inner.layout.blobs()) {
+        for (_, shard) in list(&algorithm_dir) {
+            for (hex, path) in list(&shard) {
+                let Some(digest) = layout::digest_of_blob(&algorithm, &hex) else {
+                    continue;
+                };
+                let Ok(meta) = fs::metadata(&path) else {
+                    continue;
+                };
+                count += 1;
+                let key = digest_key(&digest);
+                if inner.index.get(Table::Blobs, &key).is_none() {
+                    let used = u64::try_from(meta.mtime()).unwrap_or(0);
+                    inner.index.put(Table::Blobs, &key, encode(&BlobRecord { size: meta.len(), used }));
+                }
+            }
+        }
+    }
+    count
+}
+
+fn list(dir: &Path) -> Vec<(String, std::path::PathBuf)> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    entries.flatten().filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))).collect()
+}
+
+struct Walk<'a> {
+    inner: &'a Inner,
+    found: &'a mut Found,
+}
+
+impl Visitor for Walk<'_> {
+    fn manifest(&mut self, repository: &Repository, digest: &Digest, record: ManifestRecord) {
+        self.found.manifests += 1;
+        if self.inner.index.get(Table::Manifests, &in_repository(repository, &digest_key(digest))).is_some() {
+            return;
+        }
+        match self.inner.read_verified(digest) {
+            Ok(Some(bytes)) => match Manifest::parse(&bytes) {
+                Ok(manifest) => manifests::index(self.inner, repository, digest, &record, &manifest),
+                Err(error) => tracing::warn!(%repository, %digest, %error, "a stored manifest cannot be read"),
+            },
+            Ok(None) => tracing::warn!(%repository, %digest, "a manifest that the repository had is missing"),
+            Err(error) => tracing::warn!(%repository, %digest, %error, "a stored manifest cannot be read"),
+        }
+    }
+
+    fn tag(&mut self, repository: &Repository, tag: &Tag, record: TagRecord) {
+        self.found.tags += 1;
+        let key = in_repository(repository, tag.as_str().as_bytes());
+        let known: Option<TagRecord> = self.inner.index.get(Table::Tags, &key).and_then(|bytes| decode(&bytes));
+        if known.is_some_and(|known| known.validated_at >= record.validated_at) {
+            return;
+        }
+        self.inner.index.put(Table::Tags, &key, encode(&record));
+    }
+}

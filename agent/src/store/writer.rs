@@ -1,0 +1,100 @@
+//! A blob on its way in: temporary file → hash as written → fsync → rename → fsync of the directory.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::blob::Reader;
+use super::error::StoreError;
+use super::files;
+use super::layout::Layout;
+use crate::oci::{Digest, Hasher};
+
+/// A temporary file below `tmp/`. Dropped before [`Writer::commit`], it is gone.
+#[derive(Debug)]
+pub struct Writer {
+    layout: Arc<Layout>,
+    path: PathBuf,
+    file: Arc<File>,
+    hasher: Hasher,
+    written: u64,
+    committed: bool,
+}
+
+impl Writer {
+    pub(super) fn create(layout: Arc<Layout>, digest: &Digest) -> Result<Self, StoreError> {
+        let path = layout.new_temporary();
+        let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(StoreError::io("create", &path))?;
+        Ok(Self { layout, path, file: Arc::new(file), hasher: Hasher::new(digest.algorithm()), written: 0, committed: false })
+    }
+
+    /// Reads what has been written, while more is.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.file))
+    }
+
+    /// How much has been written, in bytes.
+    #[must_use]
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// The running digest of what has been written.
+    #[must_use]
+    pub fn hasher(&self) -> &Hasher {
+        &self.hasher
+    }
+
+    /// Writes on. Blocks. After an error the file ends at [`Writer::written`] for every reader, and so does the digest.
+    ///
+    /// # Errors
+    /// When the disk is full or fails.
+    pub fn append(&mut self, chunks: &[Bytes]) -> Result<(), StoreError> {
+        for chunk in chunks {
+            (&*self.file).write_all(chunk).map_err(StoreError::io("write", &self.path))?;
+            self.hasher.update(chunk);
+            self.written += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Whether the bytes are those of `digest`.
+    ///
+    /// # Errors
+    /// [`StoreError::Mismatch`] if they are not.
+    pub fn verify(&self, digest: &Digest) -> Result<(), StoreError> {
+        let actual = self.hasher.clone().finish();
+        if actual == *digest { Ok(()) } else { Err(StoreError::Mismatch { expected: *digest, actual }) }
+    }
+
+    /// Makes the bytes a committed blob. Blocks.
+    ///
+    /// Crash states, each harmless:
+    /// * before the rename: a file in `tmp/`, which start-up deletes. The blob is absent.
+    /// * after the rename, before the directory is synced: the blob is absent or whole, since its bytes were synced first.
+    /// * after that: it is whole. The index may not know it yet; start-up after an unclean stop tells it.
+    ///
+    /// # Errors
+    /// When the bytes are not those of `digest`, or the disk fails. Then nothing is left behind.
+    pub(super) fn commit(mut self, digest: &Digest) -> Result<u64, StoreError> {
+        self.verify(digest)?;
+        self.file.sync_data().map_err(StoreError::io("sync", &self.path))?;
+        files::place(&self.path, &self.layout.blob(digest))?;
+        self.committed = true;
+        Ok(self.written)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if !self.committed
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "a temporary file cannot be deleted; start-up tries again");
+        }
+    }
+}

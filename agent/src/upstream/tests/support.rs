@@ -1,0 +1,312 @@
+//! A registry that does as it is told, and what to ask it with.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{HeaderMap, Method, Request, Response};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::config::{Endpoint, RegistryConfig, UpstreamConfig};
+use crate::oci::{Algorithm, Digest, Hasher, Registry, Repository, Target};
+use crate::upstream::{BlobStream, Observer, Upstream, UpstreamError};
+
+/// A request that arrived.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) method: Method,
+    pub(super) path: String,
+    pub(super) query: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+    pub(super) version: http::Version,
+}
+
+impl Seen {
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub(super) fn authorization(&self) -> &str {
+        self.header("authorization")
+    }
+}
+
+/// A part of an answer's body.
+#[derive(Debug, Clone)]
+pub(super) enum Piece {
+    Bytes(Bytes),
+    /// Nothing more comes, and the connection stays open.
+    Hang,
+    /// The connection breaks.
+    Break,
+}
+
+/// What is answered.
+#[derive(Debug, Clone)]
+pub(super) struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    pieces: VecDeque<Piece>,
+    after: Duration,
+}
+
+impl Reply {
+    pub(super) fn status(status: u16) -> Self {
+        Self { status, headers: Vec::new(), pieces: VecDeque::new(), after: Duration::ZERO }
+    }
+
+    pub(super) fn ok(body: impl Into<Bytes>) -> Self {
+        let body = body.into();
+        Self::status(200).header("content-length", &body.len().to_string()).bytes(body)
+    }
+
+    pub(super) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(super) fn bytes(mut self, bytes: impl Into<Bytes>) -> Self {
+        self.pieces.push_back(Piece::Bytes(bytes.into()));
+        self
+    }
+
+    pub(super) fn then(mut self, piece: Piece) -> Self {
+        self.pieces.push_back(piece);
+        self
+    }
+
+    /// The whole answer waits.
+    pub(super) fn after(mut self, after: Duration) -> Self {
+        self.after = after;
+        self
+    }
+
+    /// Never answers.
+    pub(super) fn never() -> Self {
+        Self::status(200).after(Duration::from_secs(1 << 30))
+    }
+}
+
+impl http_body::Body for Reply {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        match self.pieces.pop_front() {
+            None => Poll::Ready(None),
+            Some(Piece::Bytes(bytes)) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Some(Piece::Hang) => Poll::Pending,
+            Some(Piece::Break) => Poll::Ready(Some(Err(std::io::Error::other("told to break")))),
+        }
+    }
+}
+
+type Handler = dyn Fn(&Seen) -> Reply + Send + Sync;
+
+/// A server on loopback. It ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) registry: Registry,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    pub(super) async fn http(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start(None, Arc::new(handler)).await
+    }
+
+    pub(super) async fn https(tls: rustls::ServerConfig, handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start(Some(TlsAcceptor::from(Arc::new(tls))), Arc::new(handler)).await
+    }
+
+    async fn start(tls: Option<TlsAcceptor>, handler: Arc<Handler>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let registry = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let seen = Arc::<Mutex<Vec<Seen>>>::default();
+        let task = tokio::spawn({
+            let seen = Arc::clone(&seen);
+            async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let (tls, seen, handler) = (tls.clone(), Arc::clone(&seen), Arc::clone(&handler));
+                    tokio::spawn(async move {
+                        match tls {
+                            None => serve(stream, seen, handler).await,
+                            Some(tls) => {
+                                if let Ok(stream) = tls.accept(stream).await {
+                                    serve(stream, seen, handler).await;
+                                }
+                            }
+                        }
+                    });
+                }
+            }
+        });
+        Self { registry, seen, task }
+    }
+
+    /// `host:port`.
+    pub(super) fn host(&self) -> String {
+        self.registry.to_string()
+    }
+
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+
+    pub(super) fn last(&self) -> Seen {
+        self.seen().pop().unwrap()
+    }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, seen: Arc<Mutex<Vec<Seen>>>, handler: Arc<Handler>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (seen, handler) = (Arc::clone(&seen), Arc::clone(&handler));
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+            let request = Seen {
+                method: parts.method,
+                path: parts.uri.path().to_owned(),
+                query: parts.uri.query().unwrap_or_default().to_owned(),
+                headers: parts.headers,
+                body: String::from_utf8(body.to_vec()).unwrap(),
+                version: parts.version,
+            };
+            seen.lock().unwrap().push(request.clone());
+            let reply = handler(&request);
+            tokio::time::sleep(reply.after).await;
+            let mut response = Response::builder().status(reply.status);
+            for (name, value) in &reply.headers {
+                response = response.header(name, value);
+            }
+            Ok::<_, Infallible>(response.body(reply).unwrap())
+        }
+    });
+    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// Counts what it is told.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) requests: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) errors: Mutex<Vec<&'static str>>,
+}
+
+impl Observer for Counts {
+    fn request(&self, _: &Registry) {
+        self.requests.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn error(&self, _: &Registry, reason: &'static str) {
+        self.errors.lock().unwrap().push(reason);
+    }
+
+    fn bytes(&self, _: &Registry, count: u64) {
+        self.bytes.fetch_add(count, Ordering::SeqCst);
+    }
+}
+
+/// Short time-outs; everything else as it is.
+pub(super) fn mk_config() -> UpstreamConfig {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    UpstreamConfig { stall_timeout: Duration::from_millis(400), connect_timeout: Duration::from_millis(400), ..UpstreamConfig::default() }
+}
+
+pub(super) fn plain() -> RegistryConfig {
+    RegistryConfig { plain_http: true, ..RegistryConfig::default() }
+}
+
+/// A configuration in which `server` is a registry without TLS.
+pub(super) fn mk_plain(server: &Server) -> UpstreamConfig {
+    let mut config = mk_config();
+    config.registries.insert(server.registry.clone(), plain());
+    config
+}
+
+/// A configuration in which the servers are the endpoints of `registry.test`, in this order.
+pub(super) fn mk_mirrors(endpoints: &[&Registry]) -> UpstreamConfig {
+    let mut config = mk_config();
+    let endpoints = endpoints.iter().map(|&registry| mk_endpoint(registry)).collect();
+    config.registries.insert("registry.test".parse().unwrap(), RegistryConfig { endpoints, ..plain() });
+    config
+}
+
+pub(super) fn mk_endpoint(registry: &Registry) -> Endpoint {
+    Endpoint { registry: registry.clone(), plain_http: None, prefix: String::new() }
+}
+
+pub(super) fn mk_upstream(config: UpstreamConfig) -> Upstream {
+    Upstream::new(config, Arc::new(())).unwrap()
+}
+
+/// Asks `server` without TLS.
+pub(super) fn mk_for(server: &Server) -> Upstream {
+    mk_upstream(mk_plain(server))
+}
+
+pub(super) fn repo(registry: &Registry, name: &str) -> Repository {
+    Repository::new(registry.clone(), name).unwrap()
+}
+
+/// `registry.test/app`.
+pub(super) fn mirrored() -> Repository {
+    repo(&"registry.test".parse().unwrap(), "app")
+}
+
+pub(super) fn tag(text: &str) -> Target {
+    text.parse().unwrap()
+}
+
+pub(super) fn digest(bytes: &[u8]) -> Digest {
+    Hasher::digest(Algorithm::Sha256, bytes)
+}
+
+/// The rest of a blob, or what it ended with.
+pub(super) async fn read(mut blob: BlobStream) -> Result<Vec<u8>, UpstreamError> {
+    let mut all = Vec::new();
+    while let Some(chunk) = blob.body.next().await {
+        all.extend_from_slice(&chunk?);
+    }
+    Ok(all)
+}
+
+/// Lets time pass at once.
+pub(super) async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+/// An address where nobody listens.
+pub(super) async fn nobody() -> Registry {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap().to_string().parse().unwrap()
+}

@@ -1,0 +1,48 @@
+//! `bench`: the agent beside nginx, docker-registry and distribution, measured in one run on one machine.
+//!
+//! ```text
+//!  args ──▶ lab (work folder, tools, what is left out)
+//!             │
+//!             ├─ library     images made here, and what each path must answer
+//!             ├─ upstream    a registry that serves the library, at a held rate if asked, and counts bytes
+//!             ├─ contenders  agent │ nginx │ docker-registry │ distribution, each a child on a free port
+//!             ├─ client      reads and drops, and takes the time
+//!             └─ rows        one file for each row of the table: what is done, what was seen, what was aimed at
+//!                  └──▶ report: target/bench/<row>.json, and BENCHMARKS.md of all of them
+//! ```
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal: figures go to stdout, progress to stderr")]
+
+mod args;
+mod client;
+mod contenders;
+mod lab;
+mod library;
+mod load;
+mod machine;
+mod process;
+mod report;
+mod rows;
+mod stats;
+mod upstream;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match args::parse(std::env::args().skip(1)) {
+        Ok(args::Parsed::Help(text)) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Ok(args::Parsed::Run(options)) => match rows::run(options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("bench: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+        Err(message) => {
+            eprintln!("bench: {message}; see bench --help");
+            ExitCode::from(64)
+        }
+    }
+}
