@@ -72,8 +72,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     announce(&listeners, &admin_listener);
 
     let registry_state = RegistryState { cache: cache.clone(), metrics: Arc::clone(&metrics), routes: Arc::new(Router::new(ports)) };
-    let admin_state =
-        AdminState { cache, store: store.clone(), readiness, registered: Arc::new(registered), tasks: tasks.clone() };
+    let admin_state = AdminState { cache, store: store.clone(), readiness, registered: Arc::new(registered), tasks: tasks.clone() };
     let limits = Limits {
         connections: config.limits.max_connections,
         header_timeout: config.limits.header_timeout,

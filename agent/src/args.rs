@@ -135,10 +135,6 @@ pub struct InspectArgs {
     #[arg(value_name = "REF")]
     pub image: ImageRef,
 
-    /// Show this platform only
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<Platform>,
-
     /// Which agent, and how to print.
     #[command(flatten)]
     pub client: ClientArgs,

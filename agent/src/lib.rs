@@ -12,8 +12,8 @@
 //! `upstream` and resumes what breaks → bytes go to a `store::Writer` and, up to its frontier, to every client → `Writer::verify`,
 //! then commit → `http/error.rs` maps any failure, `http/observe.rs` writes one line and one set of metrics.
 
-pub mod args;
 pub mod app;
+pub mod args;
 pub mod cache;
 pub mod cli;
 pub mod config;

@@ -179,7 +179,8 @@ impl Collector for StoreCollector {
         gauge(usage.index_bytes).encode(index)?;
         let bad = encoder.encode_descriptor("quarantined_blobs", "Blobs found with wrong bytes", None, MetricType::Counter)?;
         ConstCounter::new(usage.quarantined).encode(bad)?;
-        let rebuilds = encoder.encode_descriptor("index_rebuilds", "Walks of the directory to mend the index", None, MetricType::Counter)?;
+        let rebuilds =
+            encoder.encode_descriptor("index_rebuilds", "Walks of the directory to mend the index", None, MetricType::Counter)?;
         ConstCounter::new(usage.index_rebuilds).encode(rebuilds)
     }
 }

@@ -14,10 +14,10 @@ pub enum CacheError {
     Upstream(#[from] UpstreamError),
     /// Upstream sent other bytes than the digest says. They are never served nor kept.
     #[error("{repository}: upstream sent content with digest {actual} instead of {expected}")]
-    Mismatch { repository: Repository, expected: Digest, actual: Digest },
+    Mismatch { repository: Box<Repository>, expected: Box<Digest>, actual: Box<Digest> },
     /// Upstream sent something else than a manifest: a login page, for example.
     #[error("{repository}: upstream sent no manifest: {reason}")]
-    NoManifest { repository: Repository, reason: String },
+    NoManifest { repository: Box<Repository>, reason: String },
     /// Too many downloads wait already.
     #[error("{max} downloads run already and none ended within {} s (upstream.maxConcurrentFills)", waited.as_secs())]
     Busy { max: usize, waited: Duration },
@@ -37,7 +37,7 @@ impl From<StoreError> for CacheError {
 
 impl CacheError {
     pub(super) fn no_manifest(repository: &Repository, error: &ManifestError) -> Self {
-        Self::NoManifest { repository: repository.clone(), reason: crate::telemetry::chain(error) }
+        Self::NoManifest { repository: Box::new(repository.clone()), reason: crate::telemetry::chain(error) }
     }
 
     /// A short word for metrics.

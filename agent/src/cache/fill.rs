@@ -137,7 +137,7 @@ struct Leader {
 /// How a fill ended that did not succeed.
 enum Ended {
     Failed(CacheError),
-    Disk { error: StoreError, hasher: Hasher },
+    Disk { error: StoreError, hasher: Box<Hasher> },
 }
 
 impl<E: Into<CacheError>> From<E> for Ended {
@@ -164,7 +164,7 @@ impl Leader {
             Ended::Disk { error, hasher } => {
                 self.fills.metrics.pass_through.inc();
                 tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a blob cannot be stored: clients get it straight from upstream");
-                self.fill.update(|progress| progress.phase = Phase::Detached { hasher: Box::new(hasher) });
+                self.fill.update(|progress| progress.phase = Phase::Detached { hasher });
             }
         }
     }
@@ -185,7 +185,7 @@ impl Leader {
         let Ok(Ok(_permit)) = permit.await else {
             return Err(CacheError::Busy { max: limits.max_concurrent, waited: limits.queue_timeout }.into());
         };
-        let empty = Hasher::new(wanted.digest.algorithm());
+        let empty = Box::new(Hasher::new(wanted.digest.algorithm()));
         let writer = store.writer(&wanted.digest).await.map_err(|error| Ended::Disk { error, hasher: empty })?;
         let source = Source::open(wanted.clone(), 0).await?;
         if store.link(&wanted.repository, &wanted.digest).is_none() {
@@ -211,7 +211,7 @@ impl Leader {
             };
             self.fills.metrics.upstream_error(&wanted.repository.registry, "digest-mismatch");
             self.fills.wrong.insert(wanted.digest, source.endpoint().clone());
-            return Err(CacheError::Mismatch { repository: wanted.repository.clone(), expected, actual }.into());
+            return Err(CacheError::Mismatch { repository: Box::new(wanted.repository.clone()), expected, actual }.into());
         }
         self.fill.update(|progress| {
             progress.size = Some(progress.frontier);
@@ -317,7 +317,7 @@ impl<'a> Pump<'a> {
             return Err(CacheError::Lost.into());
         };
         self.fill.update(|progress| progress.frontier = writer.written());
-        result.map_err(|error| Ended::Disk { error, hasher: writer.hasher().clone() })?;
+        result.map_err(|error| Ended::Disk { error, hasher: Box::new(writer.hasher().clone()) })?;
         self.writer = Some(writer);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Lists of tags and of referrers: upstream's where it answers, else what the cache knows.
 
 use bytes::Bytes;
+use oci_spec::distribution::TagListBuilder;
 use serde_json::json;
 
 use super::Cache;
@@ -49,7 +50,9 @@ impl Cache {
             return Err(error.into());
         }
         let (tags, next) = cut(known, page);
-        let body = json!({ "name": repository.name.as_str(), "tags": tags }).to_string().into();
+        let list = TagListBuilder::default().name(repository.name.as_str()).tags(tags).build();
+        let list = list.expect("a tag list must build: both of its fields are set");
+        let body = serde_json::to_vec(&list).expect("a tag list must serialise: it holds only strings").into();
         let content_type = "application/json".to_owned();
         Ok(ListAnswer { body, content_type, next, filters_applied: None, stale: Some(error.to_string()) })
     }

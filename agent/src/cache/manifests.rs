@@ -122,7 +122,11 @@ fn accept(repository: &Repository, target: &Target, fetched: FetchedManifest) ->
     if let Some(expected) = expected
         && expected != actual
     {
-        return Err(CacheError::Mismatch { repository: repository.clone(), expected, actual });
+        return Err(CacheError::Mismatch {
+            repository: Box::new(repository.clone()),
+            expected: Box::new(expected),
+            actual: Box::new(actual),
+        });
     }
     let manifest = Manifest::parse(&fetched.bytes).map_err(|error| CacheError::no_manifest(repository, &error))?;
     let media_type = match fetched.media_type {

@@ -225,7 +225,7 @@ impl Through {
             };
             self.source = Some(source);
             self.hasher.update(&bytes);
-            let clipped = self.clip(bytes);
+            let clipped = self.clip(&bytes);
             if !clipped.is_empty()
                 && let Some(ready) = self.held.replace(clipped)
             {
@@ -235,7 +235,7 @@ impl Through {
     }
 
     /// The part of the next bytes that the client wants.
-    fn clip(&mut self, bytes: Bytes) -> Bytes {
+    fn clip(&mut self, bytes: &Bytes) -> Bytes {
         let begin = self.offset;
         self.offset += bytes.len() as u64;
         let within = |at: u64| usize::try_from(at.clamp(begin, self.offset) - begin).unwrap_or(bytes.len());

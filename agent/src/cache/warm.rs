@@ -56,7 +56,7 @@ impl Cache {
                 if child.is_manifest {
                     open.push(self.manifest(repository, &Target::Digest(child.digest)).await?);
                 } else {
-                    bytes += self.warm_blob(repository, &child.digest, events).await?;
+                    bytes += self.warm_blob(repository, &child, events).await?;
                 }
             }
         }
@@ -76,7 +76,8 @@ impl Cache {
         Ok(manifest)
     }
 
-    async fn warm_blob(&self, repository: &Repository, digest: &Digest, events: &mpsc::Sender<WarmEvent>) -> Result<u64, CacheError> {
+    async fn warm_blob(&self, repository: &Repository, child: &Descriptor, events: &mpsc::Sender<WarmEvent>) -> Result<u64, CacheError> {
+        let digest = &child.digest;
         let report = |size_bytes, done_bytes, cached| {
             let event = WarmEvent::Blob { digest: digest.to_string(), size_bytes, done_bytes, cached };
             async move {
@@ -89,9 +90,11 @@ impl Cache {
         }
         let fill = self.fills.join_or_lead(self.wanted(repository, digest));
         let mut progress = fill.watch();
+        // A fill that is over already, and only being synced, was somebody else's.
+        let cached = matches!(progress.borrow().phase, Phase::Verified);
         loop {
             let now = progress.borrow_and_update().clone();
-            report(now.size, now.frontier, false).await;
+            report(now.size.or(child.size), now.frontier, cached).await;
             match now.phase {
                 Phase::Verified => return Ok(now.frontier),
                 Phase::Failed(error) => return Err(error),

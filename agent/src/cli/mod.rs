@@ -1,9 +1,21 @@
 //! What an operator types: `serve`, and the commands that ask a running agent through its admin port.
 
+mod api;
+mod bars;
+mod client;
+mod images;
+mod plain;
 mod platform;
+mod pull;
 mod reference;
+mod screen;
+#[cfg(test)]
+mod tests;
+mod text;
 mod usage;
+mod verify;
 
+pub use client::ClientError;
 pub use platform::{Platform, PlatformError};
 pub use reference::{AdminAddress, AdminAddressError, ImageRef, ImageRefError};
 pub use usage::UsageError;
@@ -17,6 +29,8 @@ use std::time::Duration;
 use clap::Parser as _;
 use tokio::runtime::{Builder, Runtime};
 
+use self::screen::Screen;
+use self::verify::Verdict;
 use crate::app::{self, AppError};
 use crate::args::{Args, Command, ServeArgs};
 use crate::config::{Config, ConfigError};
@@ -42,7 +56,16 @@ pub enum Failure {
     Runtime(#[source] io::Error),
     /// The agent could not start, or not go on.
     #[error(transparent)]
-    Serve(#[from] AppError),
+    Serve(Box<AppError>),
+    /// The running agent was not reached, or did not do as asked.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The running agent could not fetch an image.
+    #[error("{0}")]
+    Pull(String),
+    /// The result cannot be printed.
+    #[error("standard output cannot be written")]
+    Output(#[source] io::Error),
 }
 
 impl Failure {
@@ -51,7 +74,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Config(_) => 64,
-            Self::Telemetry(_) | Self::Runtime(_) | Self::Serve(_) => 1,
+            Self::Telemetry(_) | Self::Runtime(_) | Self::Serve(_) | Self::Client(_) | Self::Pull(_) | Self::Output(_) => 1,
         }
     }
 
@@ -72,27 +95,40 @@ pub fn main(args: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
         Ok(Args { command }) => run(command),
         Err(error) if error.use_stderr() => Err(UsageError::new(&error, &args, |name| std::env::var_os(name).is_some()).into()),
         Err(help) => {
-            help.print().map_err(Failure::Runtime)?;
+            help.print().map_err(Failure::Output)?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
+    let mut stdout = io::stdout();
+    let screen = &mut Screen::stdout(&mut stdout);
     match command {
-        Command::Serve(args) => serve(args),
-        Command::Pull(_) | Command::Ls(_) | Command::Inspect(_) | Command::Verify(_) => Ok(ExitCode::FAILURE),
+        Command::Serve(args) => serve(args)?,
+        Command::Pull(args) => ask(pull::pull(args, screen))?,
+        Command::Ls(args) => ask(images::ls(args, screen))?,
+        Command::Inspect(args) => ask(images::inspect(args, screen))?,
+        Command::Verify(args) => match ask(verify::verify(args, screen))? {
+            Verdict::Good => {}
+            Verdict::Bad => return Ok(ExitCode::FAILURE),
+        },
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn serve(args: ServeArgs) -> Result<ExitCode, Failure> {
+/// Runs what one conversation with an agent needs: one thread.
+fn ask<T>(conversation: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?.block_on(conversation)
+}
+
+fn serve(args: ServeArgs) -> Result<(), Failure> {
     let config = Config::load(args)?;
     telemetry::init(&config.log)?;
     let runtime = runtime().map_err(Failure::Runtime)?;
     let done = runtime.block_on(Box::pin(app::run(config)));
     runtime.shutdown_timeout(BLOCKING_SHUTDOWN);
-    done?;
-    Ok(ExitCode::SUCCESS)
+    done.map_err(|error| Failure::Serve(Box::new(error)))
 }
 
 fn runtime() -> io::Result<Runtime> {

@@ -1,7 +1,7 @@
 //! Headers that several answers share.
 
-use http::header::{ETAG, HeaderMap, HeaderName, IF_NONE_MATCH};
 use http::HeaderValue;
+use http::header::{ETAG, HeaderMap, HeaderName, IF_NONE_MATCH};
 
 use crate::oci::Digest;
 

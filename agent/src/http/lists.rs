@@ -13,13 +13,7 @@ use crate::cache::{CacheError, ListAnswer, Origin};
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// `path` and `ns` are the request's own: the link to the next page leads to where this one was.
-pub(super) fn serve(
-    subject: Subject,
-    method: &Method,
-    path: &str,
-    ns: Option<&str>,
-    result: Result<ListAnswer, CacheError>,
-) -> Outcome {
+pub(super) fn serve(subject: Subject, method: &Method, path: &str, ns: Option<&str>, result: Result<ListAnswer, CacheError>) -> Outcome {
     let answer = match result {
         Ok(answer) => answer,
         Err(error) => return Outcome::new(error::of_cache(&error, subject)).because(error.to_string()),

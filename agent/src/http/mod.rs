@@ -18,8 +18,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::header::{CONTENT_TYPE, USER_AGENT};
 use http::HeaderValue;
+use http::header::{CONTENT_TYPE, USER_AGENT};
 use tokio::time::Instant;
 
 pub use admin::{AdminState, admin};

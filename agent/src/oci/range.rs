@@ -99,8 +99,7 @@ mod tests {
         check("bytes=-0", Some(Err(Unsatisfiable { size: 10 })));
         check("bytes=4-2", Some(Err(Unsatisfiable { size: 10 })));
         check("bytes=10-", Some(Err(Unsatisfiable { size: 10 })));
-        for ignored in ["", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=+1-2", "bytes=0-1,3-4", "items=0-1", "bytes=--1"]
-        {
+        for ignored in ["", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=+1-2", "bytes=0-1,3-4", "items=0-1", "bytes=--1"] {
             check(ignored, None);
         }
     }

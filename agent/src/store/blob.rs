@@ -9,6 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags};
 
+use super::buffer::Buffer;
+
 /// An open file to read from at any offset. Cheap to clone; the bytes stay readable after the file is unlinked.
 #[derive(Debug, Clone)]
 pub struct Reader {
@@ -26,10 +28,10 @@ impl Reader {
     /// When the disk fails, or the file ends before the range does.
     pub async fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
         let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-        let mut buffer = vec![0; length];
+        let mut buffer = Buffer::new(length);
         let mut filled = 0;
         while filled < length {
-            let mut slices = [IoSliceMut::new(&mut buffer[filled..])];
+            let mut slices = [IoSliceMut::new(&mut buffer.as_mut()[filled..])];
             match rustix::io::preadv2(&*self.file, &mut slices, range.start + filled as u64, ReadWriteFlags::NOWAIT) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => filled += count,
@@ -39,12 +41,12 @@ impl Reader {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Bytes::from(buffer))
+        Ok(buffer.freeze())
     }
 
-    async fn read_blocking(&self, mut buffer: Vec<u8>, filled: usize, offset: u64) -> io::Result<Bytes> {
+    async fn read_blocking(&self, mut buffer: Buffer, filled: usize, offset: u64) -> io::Result<Bytes> {
         let file = Arc::clone(&self.file);
-        let read = move || file.read_exact_at(&mut buffer[filled..], offset + filled as u64).map(|()| Bytes::from(buffer));
+        let read = move || file.read_exact_at(&mut buffer.as_mut()[filled..], offset + filled as u64).map(|()| buffer.freeze());
         tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
     }
 }

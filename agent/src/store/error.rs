@@ -27,7 +27,7 @@ pub enum StoreError {
     Newer { path: PathBuf, found: String, known: u32 },
     /// The bytes are not those of the digest.
     #[error("the content has digest {actual}, not {expected}")]
-    Mismatch { expected: Digest, actual: Digest },
+    Mismatch { expected: Box<Digest>, actual: Box<Digest> },
 }
 
 impl StoreError {

@@ -51,14 +51,19 @@ pub(super) enum Refusal {
 /// A row: key and value.
 pub(super) type Row = (Vec<u8>, Vec<u8>);
 
+type MemoryRows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
 #[derive(Debug)]
 pub(super) struct Index(Backend);
 
 #[derive(Debug)]
 enum Backend {
-    Sled { db: sled::Db, tables: BTreeMap<Table, sled::Tree> },
+    Sled {
+        db: sled::Db,
+        tables: BTreeMap<Table, sled::Tree>,
+    },
     /// The lock is never held across an await: every method is synchronous.
-    Memory(Mutex<BTreeMap<(Table, Vec<u8>), Vec<u8>>>),
+    Memory(Mutex<MemoryRows>),
 }
 
 impl Index {
@@ -175,6 +180,7 @@ impl Index {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
 fn refuse(error: sled::Error) -> Refusal {
     use std::io::ErrorKind as Kind;
     match &error {

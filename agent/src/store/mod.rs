@@ -4,6 +4,7 @@
 //! cache: deleting it loses recency and tag freshness, nothing else.
 
 mod blob;
+mod buffer;
 mod error;
 mod files;
 mod index;

@@ -73,7 +73,9 @@ fn check_version(layout: &Layout) -> Result<(), StoreError> {
     let path = layout.version();
     match fs::read_to_string(&path) {
         Ok(text) if text.trim().parse::<u32>().is_ok_and(|found| found <= VERSION) => Ok(()),
-        Ok(text) => Err(StoreError::Newer { path: layout.root().to_owned(), found: text.trim().chars().take(20).collect(), known: VERSION }),
+        Ok(text) => {
+            Err(StoreError::Newer { path: layout.root().to_owned(), found: text.trim().chars().take(20).collect(), known: VERSION })
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(StoreError::io("read", path)(error)),
     }

@@ -68,7 +68,7 @@ impl Writer {
     /// [`StoreError::Mismatch`] if they are not.
     pub fn verify(&self, digest: &Digest) -> Result<(), StoreError> {
         let actual = self.hasher.clone().finish();
-        if actual == *digest { Ok(()) } else { Err(StoreError::Mismatch { expected: *digest, actual }) }
+        if actual == *digest { Ok(()) } else { Err(StoreError::Mismatch { expected: Box::new(*digest), actual: Box::new(actual) }) }
     }
 
     /// Makes the bytes a committed blob. Blocks.

@@ -1,6 +1,7 @@
 //! Credentials from a docker `config.json`: who we are for which host and path.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -125,12 +126,17 @@ struct Stamp {
 impl Credentials {
     /// Reads `file`; without one there are no credentials.
     pub(super) fn new(file: Option<PathBuf>) -> Result<Self, UpstreamSetupError> {
+        Self::with_path(file, None)
+    }
+
+    /// As [`Credentials::new`], with another `PATH` to look for helpers.
+    pub(super) fn with_path(file: Option<PathBuf>, path: Option<OsString>) -> Result<Self, UpstreamSetupError> {
         let (config, stamp) = match &file {
             Some(path) => (docker_config::read(path)?, stamp(path)),
             None => (DockerConfig::default(), None),
         };
         let state = Mutex::new(State { config: Arc::new(config), stamp, looked_at: Instant::now() });
-        Ok(Self { file, helpers: Helpers::new(), state })
+        Ok(Self { file, helpers: Helpers::new(path), state })
     }
 
     /// Everything to try for `name` on `host`: helpers before the file's own, longer paths before shorter.
@@ -144,10 +150,7 @@ impl Credentials {
         for (helper, server) in asked(&config, host, &wanted) {
             match self.helpers.get(helper, &server).await {
                 Ok(credential) => candidates.credentials.extend(credential),
-                Err(detail) => {
-                    warn!(registry = %host, helper, "no credentials from docker-credential-{helper} for {server}: {detail}");
-                    candidates.problem = Some(format!("docker-credential-{helper}: {detail}"));
-                }
+                Err(detail) => candidates.problem = Some(format!("docker-credential-{helper}: {detail}")),
             }
         }
         candidates.credentials.extend(config.auths.iter().filter(|(scope, _)| scope.covers(&wanted)).map(|(_, auth)| auth.clone()));

@@ -125,7 +125,7 @@ impl UpstreamError {
     pub(super) fn from_client(at: &Place, error: reqwest::Error) -> Self {
         // The URL may be a CDN's, with a signature in its query.
         let error = error.without_url();
-        let (at, detail) = (at.clone(), chain(&error));
+        let (at, detail) = (at.clone(), chain(cause(&error)));
         let unresolved = sources(&error).any(|source| source.is::<super::client::Unresolved>());
         let malformed = sources(&error).filter_map(|source| source.downcast_ref::<hyper::Error>()).any(hyper::Error::is_parse);
         if error.is_connect() || unresolved {
@@ -136,6 +136,13 @@ impl UpstreamError {
             Self::Broken { at, detail }
         }
     }
+}
+
+/// The first error in the chain that says more than that a request failed.
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let says_little = |error: &(dyn Error + 'static)| error.is::<reqwest::Error>() || error.to_string().starts_with("client error (");
+    let is_wrapping = |error: &&(dyn Error + 'static)| error.source().is_some() && says_little(*error);
+    sources(error).find(|error| !is_wrapping(error)).unwrap_or(error)
 }
 
 /// A TLS handshake that is answered in plain HTTP is the most common mistake with registries on a local network.
@@ -167,6 +174,7 @@ pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
 /// Why [`super::Upstream::new`] failed: one line that names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamSetupError {
+    /// A file that the configuration names cannot be read.
     #[error("cannot read {what} {}", path.display())]
     Read {
         what: &'static str,
@@ -174,8 +182,10 @@ pub enum UpstreamSetupError {
         #[source]
         source: std::io::Error,
     },
+    /// A CA file holds no certificates, or something else besides.
     #[error("{}: expected PEM certificates of authorities: {detail}", path.display())]
     Ca { path: PathBuf, detail: String },
+    /// The credentials file is not what docker writes.
     #[error("{}: {key}: {detail}", path.display())]
     Auth { path: PathBuf, key: String, detail: String },
 }

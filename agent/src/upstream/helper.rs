@@ -1,5 +1,6 @@
 //! Credential helpers: `docker-credential-<name> get`, the server on stdin, JSON on stdout.
 
+use std::ffi::{OsStr, OsString};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::credentials::Credential;
 use super::docker_config::basic;
@@ -39,11 +41,13 @@ struct Kept {
 pub(super) struct Helpers {
     /// By helper and server. The lock is held while the helper runs, so that it runs once for all who wait.
     answers: Cache<(String, String), Arc<Mutex<Option<Kept>>>>,
+    /// Where the programs are, if not where `PATH` says.
+    path: Option<OsString>,
 }
 
 impl Helpers {
-    pub(super) fn new() -> Self {
-        Self { answers: Cache::new(SERVERS_MAX) }
+    pub(super) fn new(path: Option<OsString>) -> Self {
+        Self { answers: Cache::new(SERVERS_MAX), path }
     }
 
     /// The credential for `server`, from memory or from the helper.
@@ -56,9 +60,12 @@ impl Helpers {
         if let Some(kept) = slot.as_ref().filter(|kept| kept.until > Instant::now()) {
             return kept.answer.clone();
         }
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, run(helper, server))
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, run(helper, server, self.path.as_deref()))
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())));
+        if let Err(detail) = &answer {
+            warn!("no credentials from docker-credential-{helper} for {server}, going on without: {detail}");
+        }
         let ttl = if answer.is_ok() { ANSWER_TTL } else { FAILURE_TTL };
         *slot = Some(Kept { answer: answer.clone(), until: Instant::now() + ttl });
         answer
@@ -77,9 +84,10 @@ struct Answer {
     secret: String,
 }
 
-async fn run(helper: &str, server: &str) -> HelperAnswer {
+async fn run(helper: &str, server: &str, path: Option<&OsStr>) -> HelperAnswer {
     let mut child = Command::new(format!("docker-credential-{helper}"))
         .arg("get")
+        .envs(path.map(|path| ("PATH", path)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

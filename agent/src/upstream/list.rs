@@ -24,7 +24,9 @@ pub enum List {
 /// A list as upstream sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListReply {
+    /// At most 16 MiB.
     pub body: Bytes,
+    /// Its `Content-Type`, verbatim.
     pub content_type: Option<String>,
     /// The query of the URL under which the list goes on, as upstream wrote it.
     pub next: Option<String>,

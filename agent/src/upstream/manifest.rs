@@ -14,16 +14,20 @@ const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
 /// What upstream says about a manifest without sending it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestHead {
+    /// The digest that upstream claims, where it claims one that can be verified.
     pub digest: Option<Digest>,
+    /// Its `Content-Type`, verbatim.
     pub media_type: Option<String>,
-    /// In bytes.
+    /// Its size in bytes.
     pub size: Option<u64>,
 }
 
 /// A manifest as upstream sent it; nothing about it has been verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchedManifest {
+    /// At most [`MANIFEST_BYTES_MAX`].
     pub bytes: Bytes,
+    /// Its `Content-Type`, verbatim.
     pub media_type: Option<String>,
     /// The digest that upstream claims in a header.
     pub digest: Option<Digest>,

@@ -23,6 +23,8 @@ mod limits;
 mod list;
 mod manifest;
 mod retry;
+#[cfg(test)]
+mod tests;
 mod token;
 
 use std::fmt;

@@ -1,7 +1,5 @@
 //! Blobs: where they begin, where they end, and what is made of those that do neither as they should.
 
-use std::time::Duration;
-
 use super::support::*;
 use crate::upstream::{BlobStream, Upstream, UpstreamError};
 
@@ -92,8 +90,7 @@ async fn an_answer_is_held_to_its_length() {
 async fn a_break_and_a_stall_are_told_after_the_bytes_before_them() {
     use futures_util::StreamExt as _;
     for (piece, reason) in [(Piece::Break, "broken"), (Piece::Hang, "stalled")] {
-        let server =
-            Server::http(move |_| Reply::status(200).header("content-length", "10").bytes("0123").then(piece.clone())).await;
+        let server = Server::http(move |_| Reply::status(200).header("content-length", "10").bytes("0123").then(piece.clone())).await;
         let mut blob = get(&server, 0).await.unwrap();
         assert_eq!(blob.body.next().await.unwrap().unwrap(), "0123");
         assert_eq!(blob.body.next().await.unwrap().unwrap_err().reason(), reason);
@@ -107,7 +104,7 @@ async fn a_reader_that_takes_its_time_is_no_stall() {
     let server = Server::http(|_| Reply::status(200).bytes("01").bytes("23")).await;
     let mut blob = get(&server, 0).await.unwrap();
     blob.body.next().await.unwrap().unwrap();
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    tokio::time::sleep(STALL + STALL / 4).await;
     while let Some(chunk) = blob.body.next().await {
         chunk.unwrap();
     }

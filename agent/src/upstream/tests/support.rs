@@ -52,8 +52,10 @@ pub(super) enum Piece {
     Bytes(Bytes),
     /// Nothing more comes, and the connection stays open.
     Hang,
-    /// The connection breaks.
+    /// The connection breaks, once everything before has been sent.
     Break,
+    /// The connection breaks.
+    BreakNow,
 }
 
 /// What is answered.
@@ -106,12 +108,20 @@ impl http_body::Body for Reply {
     type Data = Bytes;
     type Error = std::io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
         match self.pieces.pop_front() {
             None => Poll::Ready(None),
             Some(Piece::Bytes(bytes)) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-            Some(Piece::Hang) => Poll::Pending,
-            Some(Piece::Break) => Poll::Ready(Some(Err(std::io::Error::other("told to break")))),
+            Some(Piece::Hang) => {
+                self.pieces.push_front(Piece::Hang);
+                Poll::Pending
+            }
+            Some(Piece::Break) => {
+                self.pieces.push_front(Piece::BreakNow);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Some(Piece::BreakNow) => Poll::Ready(Some(Err(std::io::Error::other("told to break")))),
         }
     }
 }
@@ -152,10 +162,11 @@ impl Server {
                     let (tls, seen, handler) = (tls.clone(), Arc::clone(&seen), Arc::clone(&handler));
                     tokio::spawn(async move {
                         match tls {
-                            None => serve(stream, seen, handler).await,
+                            None => serve(stream, false, seen, handler).await,
                             Some(tls) => {
                                 if let Ok(stream) = tls.accept(stream).await {
-                                    serve(stream, seen, handler).await;
+                                    let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                                    serve(stream, http2, seen, handler).await;
                                 }
                             }
                         }
@@ -184,7 +195,10 @@ impl Server {
     }
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, seen: Arc<Mutex<Vec<Seen>>>, handler: Arc<Handler>) {
+async fn serve<S>(stream: S, http2: bool, seen: Arc<Mutex<Vec<Seen>>>, handler: Arc<Handler>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let service = service_fn(move |request: Request<Incoming>| {
         let (seen, handler) = (Arc::clone(&seen), Arc::clone(&handler));
         async move {
@@ -208,8 +222,11 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, see
             Ok::<_, Infallible>(response.body(reply).unwrap())
         }
     });
-    let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+    let _ = if http2 {
+        hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await
+    } else {
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
+    };
 }
 
 /// Counts what it is told.
@@ -234,10 +251,13 @@ impl Observer for Counts {
     }
 }
 
+/// How long servers may be silent: long for loopback, short for a test.
+pub(super) const STALL: Duration = Duration::from_secs(1);
+
 /// Short time-outs; everything else as it is.
 pub(super) fn mk_config() -> UpstreamConfig {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    UpstreamConfig { stall_timeout: Duration::from_millis(400), connect_timeout: Duration::from_millis(400), ..UpstreamConfig::default() }
+    UpstreamConfig { stall_timeout: STALL, connect_timeout: STALL, ..UpstreamConfig::default() }
 }
 
 pub(super) fn plain() -> RegistryConfig {

@@ -94,7 +94,7 @@ Options:
   --only ROW[,ROW]         measure these rows only; the others stay in BENCHMARKS.md as they were
   --contender NAME[,NAME]  measure these contenders only ({contenders});
                            the direct way, where a row has it, is always measured
-  --rounds N               rounds of each measurement, 1 to 100 (default: each row's own, 3 to 7)
+  --rounds N               rounds of each measurement, 1 to 100 (default: each row's own, 3 or 5)
   --quick                  short and few measurements, to see that everything works
   --work-dir DIR           folder for all data, of all contenders (default: target/bench/work)
   --hold                   start all contenders with a warm 1 GiB blob and small objects, print their

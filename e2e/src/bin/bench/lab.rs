@@ -35,6 +35,7 @@ impl Lab {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("e2e must be in the workspace")?.to_owned();
         let target = repository.join("target");
         let results = target.join("bench");
+        remove_stale(&results.join("work"));
         let base = options.work_dir.clone().unwrap_or_else(|| results.join("work"));
         let work = base.join(std::process::id().to_string());
         fs::create_dir_all(&results)?;
@@ -75,6 +76,16 @@ impl Drop for Lab {
     fn drop(&mut self) {
         // Left behind it is only disk use below target/.
         let _left = fs::remove_dir_all(&self.work);
+    }
+}
+
+/// Removes the folders of runs that were killed.
+fn remove_stale(base: &Path) {
+    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
+        if !Path::new("/proc").join(entry.file_name()).exists() {
+            // What cannot be removed now is tried again by the next run.
+            let _left = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -49,6 +49,16 @@ impl Report {
         self.commands.push(text.into());
     }
 
+    /// Takes this run's folder out of the commands.
+    pub(crate) fn scrub(&mut self, lab: &Lab) {
+        let tools = lab.distribution.parent().and_then(std::path::Path::parent).unwrap_or(&lab.distribution);
+        for (folder, name) in [(lab.work.as_path(), "$WORK"), (lab.repository.as_path(), "."), (tools, "$KUIK_TOOLS")] {
+            for command in &mut self.commands {
+                *command = command.replace(&folder.display().to_string(), name);
+            }
+        }
+    }
+
     fn json(&self, row: Row, facts: &[String], when: &str, load: &str) -> Value {
         let checks: Vec<Value> = self
             .checks
@@ -82,6 +92,14 @@ Written by `make bench` (`bench --help` says how to measure one row again); not 
 All contenders of a row run side by side in one run on one machine, their rounds interleaved and turned by one each round; figures are medians, with the lowest and the highest in brackets.
 Ratios are what counts: the machine is small and shared, and its absolute speed moves from hour to hour.
 `load` is the one-minute load average when the row began: well above 0.5 means that somebody else was at work.
+
+The contenders, as `e2e/src/bin/bench/contenders/` starts them:
+
+- **agent**: as it comes, no tuning flags;
+- **nginx-sendfile**, **nginx-buffers**: static files at exact locations, `worker_processes auto`, `access_log off`, `open_file_cache` on, and `sendfile on`, or `sendfile off; output_buffers 2 512k`;
+- **nginx proxy_cache**: `sendfile on`, `proxy_cache_lock on` without a time limit, kept connections to the upstream, `use_temp_path=off`, default buffers (larger ones made no difference);
+- **docker-registry**, **distribution v3**: file system storage, `blobdescriptor: inmemory`, log level `error`, no access log, no tracing; as a cache with `proxy.remoteurl`;
+- **direct**: the client at the upstream itself. The upstream is part of `bench`: it serves from the page cache with sendfile, paces each response if its rate is held, and counts what it sent.
 ";
 
 /// Writes BENCHMARKS.md of all rows that are kept.

@@ -97,7 +97,8 @@ pub(crate) fn run(options: Options) -> Result<()> {
         let (when, load) = (machine::now(), machine::load_average());
         eprintln!("bench: {}", row.title());
         match row.measure(&lab) {
-            Ok(report) => {
+            Ok(mut report) => {
+                report.scrub(&lab);
                 print!("{}", report.print(row, &when, &load)?);
                 if keep {
                     report.keep(&lab, row, &facts, &when, &load)?;

@@ -1,0 +1,45 @@
+# The commands of this project. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+CARGO ?= cargo
+TOOLS := $(if $(KUIK_TOOLS),$(KUIK_TOOLS),$(HOME)/.cache/kuik/tools)
+export PATH := $(TOOLS)/bin:$(PATH)
+
+.PHONY: help run check test test-tools bench audit fmt clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+run: ## build the agent and run it on 127.0.0.1:7439 and [::1]:7439, with its data in ./data
+	$(CARGO) build --locked --release -p kuik-agent
+	./target/release/kuik-agent serve --data-dir ./data $(ARGS)
+
+test-tools: ## install what the tests need (root, Debian)
+	scripts/install-test-tools test
+
+test: test-tools ## every test: unit, integration, conformance, real clients (root)
+	$(CARGO) build --locked -p kuik-agent
+	$(CARGO) test --locked --workspace
+
+check: ## format, clippy, dependencies, documentation
+	scripts/install-test-tools check
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	cargo-deny --locked check bans licenses sources
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
+
+audit: ## known vulnerabilities of dependencies (needs the network that the advisory database is on)
+	scripts/install-test-tools check
+	cargo-deny --locked check advisories
+
+bench: ## measure against nginx, docker-registry and distribution, and write BENCHMARKS.md (root)
+	scripts/install-test-tools test bench
+	$(CARGO) build --locked --release -p kuik-agent -p kuik-e2e
+	./target/release/bench
+
+fmt: ## format the code
+	$(CARGO) fmt --all
+
+clean: ## delete what was built, and ./data
+	$(CARGO) clean
+	rm -rf ./data
