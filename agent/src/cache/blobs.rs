@@ -115,18 +115,21 @@ impl Cache {
     /// Waits until upstream has answered, so that a refusal still gets its own status.
     async fn wait_open(&self, repository: &Repository, fill: &Arc<Fill>, size_hint: Option<u64>) -> Result<BlobAnswer, CacheError> {
         let mut progress = fill.watch();
-        let opened = progress.wait_for(|progress| !matches!(progress.phase, Phase::Opening)).await.map_err(|_| CacheError::Lost)?.clone();
-        match opened.phase {
+        let (phase, frontier, size) = {
+            let opened = progress.wait_for(|progress| !matches!(progress.phase, Phase::Opening)).await.map_err(|_| CacheError::Lost)?;
+            (opened.phase.clone(), opened.frontier, opened.size)
+        };
+        match phase {
             Phase::Failed(error) => return Err(error),
             // Nothing could be written at all.
-            Phase::Detached { .. } if opened.frontier == 0 => {
+            Phase::Detached { .. } if frontier == 0 => {
                 let source = Source::open(self.wanted(repository, &fill.wanted.digest), 0).await?;
                 return Ok(BlobAnswer { content: Content::through(source, fill.wanted.digest), origin: Origin::Miss });
             }
             Phase::Opening | Phase::Flowing | Phase::Verified | Phase::Detached { .. } => {}
         }
         // What the manifest claims is good enough for an upstream that does not say: if it is wrong, so is the digest.
-        let size = opened.size.or(size_hint);
+        let size = size.or(size_hint);
         Ok(BlobAnswer { content: Content::growing(Arc::clone(fill), progress, size), origin: Origin::Miss })
     }
 }

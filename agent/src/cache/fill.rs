@@ -13,21 +13,16 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 use super::error::CacheError;
+use super::pump::Pump;
 use super::source::{Source, Wanted};
+use super::tail::Tail;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Hasher, Repository};
 use crate::store::{Reader, Store, StoreError, Writer};
-use crate::upstream::UpstreamError;
-
-/// Bytes that were received and not yet handed to the disk; reading from upstream pauses above it.
-const PENDING_BYTES_MAX: usize = 256 << 10;
 
 /// How far a fill is.
 #[derive(Debug, Clone)]
@@ -42,11 +37,13 @@ pub(super) enum Phase {
     },
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Progress {
     pub(super) phase: Phase,
-    /// Bytes on disk that clients may read, but for those that are withheld until the digest is verified.
+    /// Bytes on disk.
     pub(super) frontier: u64,
+    /// The newest bytes.
+    pub(super) tail: Tail,
     /// The size of the whole, once it is known.
     pub(super) size: Option<u64>,
     /// `None` as long as there is no file.
@@ -70,7 +67,7 @@ impl Fill {
         self.progress.subscribe()
     }
 
-    fn update(&self, change: impl FnOnce(&mut Progress)) {
+    pub(super) fn update(&self, change: impl FnOnce(&mut Progress)) {
         self.progress.send_modify(change);
     }
 }
@@ -115,7 +112,7 @@ impl Fills {
         }
         let avoid = self.wrong.get(&wanted.digest).into_iter().collect();
         let wanted = Wanted { avoid, ..wanted };
-        let progress = watch::Sender::new(Progress { phase: Phase::Opening, frontier: 0, size: None, reader: None });
+        let progress = watch::Sender::new(Progress { phase: Phase::Opening, frontier: 0, tail: Tail::default(), size: None, reader: None });
         let fill = Arc::new(Fill { wanted, progress });
         running.insert(fill.wanted.digest, Arc::clone(&fill));
         let lead = Leader { fills: Arc::clone(self), fill: Arc::clone(&fill) };
@@ -135,7 +132,7 @@ struct Leader {
 }
 
 /// How a fill ended that did not succeed.
-enum Ended {
+pub(super) enum Ended {
     Failed(CacheError),
     Disk { error: StoreError, hasher: Box<Hasher> },
 }
@@ -164,7 +161,10 @@ impl Leader {
             Ended::Disk { error, hasher } => {
                 self.fills.metrics.pass_through.inc();
                 tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a blob cannot be stored: clients get it straight from upstream");
-                self.fill.update(|progress| progress.phase = Phase::Detached { hasher });
+                self.fill.update(|progress| {
+                    progress.phase = Phase::Detached { hasher };
+                    progress.tail.clear();
+                });
             }
         }
     }
@@ -175,8 +175,10 @@ impl Leader {
         // It may have been committed between the caller's look and this fill.
         if let Some(blob) = store.open_blob(&wanted.digest).await? {
             fill.update(|progress| {
-                *progress =
-                    Progress { phase: Phase::Verified, frontier: blob.size, size: Some(blob.size), reader: Some(blob.reader.clone()) };
+                progress.phase = Phase::Verified;
+                progress.frontier = blob.size;
+                progress.size = Some(blob.size);
+                progress.reader = Some(blob.reader.clone());
             });
             return Ok(());
         }
@@ -185,18 +187,20 @@ impl Leader {
         let Ok(Ok(_permit)) = permit.await else {
             return Err(CacheError::Busy { max: limits.max_concurrent, waited: limits.queue_timeout }.into());
         };
-        let empty = Box::new(Hasher::new(wanted.digest.algorithm()));
-        let writer = store.writer(&wanted.digest).await.map_err(|error| Ended::Disk { error, hasher: empty })?;
+        // Beside the question to upstream: a file system that is busy syncing must not hold the first byte up.
+        let creating = tokio::spawn({
+            let (store, digest) = (store.clone(), wanted.digest);
+            async move { store.writer(&digest).await }
+        });
         let source = Source::open(wanted.clone(), 0).await?;
         if store.link(&wanted.repository, &wanted.digest).is_none() {
             store.put_link(&wanted.repository, &wanted.digest, source.size());
         }
         fill.update(|progress| {
             progress.size = source.size();
-            progress.reader = Some(writer.reader());
             progress.phase = Phase::Flowing;
         });
-        let mut pump = Pump::new(fill, writer, source);
+        let mut pump = Pump::new(fill, creating, source);
         pump.run().await?;
         let (writer, source) = pump.finish();
         self.land(writer, &source).await
@@ -216,6 +220,7 @@ impl Leader {
         self.fill.update(|progress| {
             progress.size = Some(progress.frontier);
             progress.phase = Phase::Verified;
+            progress.tail.clear();
         });
         if let Err(error) = self.fills.store.commit(writer, &wanted.digest).await {
             self.fills.metrics.pass_through.inc();
@@ -242,96 +247,5 @@ impl Drop for Leader {
             }
             abandoned
         });
-    }
-}
-
-type Reading = BoxFuture<'static, (Source, Result<Option<Bytes>, UpstreamError>)>;
-type Writing = JoinHandle<(Writer, Result<(), StoreError>)>;
-
-/// Reads from upstream while the blocking pool hashes and writes what came before.
-struct Pump<'a> {
-    fill: &'a Fill,
-    pending: Vec<Bytes>,
-    pending_bytes: usize,
-    /// Here unless it reads.
-    source: Option<Source>,
-    reading: Option<Reading>,
-    ended: bool,
-    /// Here unless it writes.
-    writer: Option<Writer>,
-    writing: Option<Writing>,
-}
-
-impl<'a> Pump<'a> {
-    fn new(fill: &'a Fill, writer: Writer, source: Source) -> Self {
-        Self {
-            fill,
-            pending: Vec::new(),
-            pending_bytes: 0,
-            source: Some(source),
-            reading: None,
-            ended: false,
-            writer: Some(writer),
-            writing: None,
-        }
-    }
-
-    async fn run(&mut self) -> Result<(), Ended> {
-        loop {
-            if !self.ended && self.pending_bytes < PENDING_BYTES_MAX {
-                self.reading = self.reading.take().or_else(|| self.source.take().map(|source| Box::pin(source.next()) as Reading));
-            }
-            if !self.pending.is_empty()
-                && let Some(mut writer) = self.writer.take()
-            {
-                let batch = std::mem::take(&mut self.pending);
-                self.pending_bytes = 0;
-                self.writing = Some(tokio::task::spawn_blocking(move || {
-                    let result = writer.append(&batch);
-                    (writer, result)
-                }));
-            }
-            tokio::select! {
-                (source, chunk) = poll(&mut self.reading), if self.reading.is_some() && self.pending_bytes < PENDING_BYTES_MAX => {
-                    self.reading = None;
-                    self.source = Some(source);
-                    match chunk? {
-                        Some(bytes) => {
-                            self.pending_bytes += bytes.len();
-                            self.pending.push(bytes);
-                        }
-                        None => self.ended = true,
-                    }
-                }
-                written = poll(&mut self.writing), if self.writing.is_some() => {
-                    self.writing = None;
-                    self.wrote(written)?;
-                }
-                else => return Ok(()),
-            }
-        }
-    }
-
-    fn wrote(&mut self, written: Result<(Writer, Result<(), StoreError>), tokio::task::JoinError>) -> Result<(), Ended> {
-        let Ok((writer, result)) = written else {
-            return Err(CacheError::Lost.into());
-        };
-        self.fill.update(|progress| progress.frontier = writer.written());
-        result.map_err(|error| Ended::Disk { error, hasher: Box::new(writer.hasher().clone()) })?;
-        self.writer = Some(writer);
-        Ok(())
-    }
-
-    fn finish(self) -> (Writer, Source) {
-        let writer = self.writer.expect("the writer must be back when nothing is being written");
-        (writer, self.source.expect("the source must be back when nothing is being read"))
-    }
-}
-
-/// Polls what is in the slot; pends for ever on an empty one, which `select!` excludes.
-async fn poll<F: Future + Unpin>(slot: &mut Option<F>) -> F::Output {
-    match slot {
-        Some(future) => future.await,
-        None => std::future::pending().await,
     }
 }

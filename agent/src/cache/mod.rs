@@ -10,9 +10,11 @@ mod fill;
 mod flight;
 mod lists;
 mod manifests;
+mod pump;
 mod source;
 mod stream;
 mod tags;
+mod tail;
 mod warm;
 
 use std::sync::Arc;

@@ -145,37 +145,69 @@ enum Next {
     Detached(Box<Through>),
 }
 
+/// What a look at the progress tells a cursor to do.
+enum Look {
+    Ready(Bytes),
+    Read(Reader, Range<u64>),
+    End,
+    Failed(io::Error),
+    Detach { frontier: u64, hasher: Box<Hasher> },
+    Wait,
+}
+
 impl Cursor {
     async fn next(&mut self) -> io::Result<Next> {
         loop {
-            let progress = self.progress.borrow_and_update().clone();
-            let verified = matches!(progress.phase, Phase::Verified);
-            let end = if verified { self.end.or(progress.size) } else { self.end };
-            let limit = if verified {
-                end.unwrap_or(progress.frontier).min(progress.frontier)
-            } else {
-                progress.frontier.min(end.unwrap_or(progress.frontier).saturating_sub(WITHHELD_BYTES))
-            };
-            if self.position < limit
-                && let Some(reader) = &progress.reader
+            // A statement of its own: the borrow is a lock, which must not be held over what follows.
+            let look = self.look();
+            match look {
+                Look::Ready(bytes) => {
+                    self.position += bytes.len() as u64;
+                    return Ok(Next::Bytes(bytes));
+                }
+                Look::Read(reader, range) => {
+                    self.position = range.end;
+                    return reader.read(range).await.map(Next::Bytes);
+                }
+                Look::End => return Ok(Next::End),
+                Look::Failed(error) => return Err(error),
+                Look::Detach { frontier, hasher } => return self.detach(frontier, *hasher).await,
+                // The leader says how it ended before it goes, so a closed channel is a defect.
+                Look::Wait => self.progress.changed().await.map_err(|_| io::Error::other(CacheError::Lost))?,
+            }
+        }
+    }
+
+    fn look(&mut self) -> Look {
+        let progress = self.progress.borrow_and_update();
+        let verified = matches!(progress.phase, Phase::Verified);
+        let end = if verified { self.end.or(progress.size) } else { self.end };
+        let received = progress.frontier.max(progress.tail.end());
+        let limit = match end {
+            _ if !verified => received.min(end.unwrap_or(received).saturating_sub(WITHHELD_BYTES)),
+            Some(end) => received.min(end),
+            None => received,
+        };
+        if self.position < limit {
+            if let Some(bytes) = progress.tail.get(self.position) {
+                let length = usize::try_from(limit - self.position).unwrap_or(usize::MAX).min(bytes.len());
+                return Look::Ready(bytes.slice(..length));
+            }
+            if let Some(reader) = &progress.reader
+                && self.position < limit.min(progress.frontier)
             {
-                let next = limit.min(self.position + GROWING_CHUNK_BYTES);
-                let bytes = reader.read(self.position..next).await?;
-                self.position = next;
-                return Ok(Next::Bytes(bytes));
+                let next = limit.min(progress.frontier).min(self.position + GROWING_CHUNK_BYTES);
+                return Look::Read(reader.clone(), self.position..next);
             }
-            match progress.phase {
-                Phase::Verified if end.is_some_and(|end| self.position < end) => {
-                    return Err(io::Error::other("the blob is shorter than upstream said"));
-                }
-                Phase::Verified => return Ok(Next::End),
-                Phase::Failed(error) => return Err(io::Error::other(error)),
-                Phase::Detached { hasher } => return self.detach(progress.frontier, *hasher).await,
-                Phase::Opening | Phase::Flowing => {
-                    // The leader says how it ended before it goes, so a closed channel is a defect.
-                    self.progress.changed().await.map_err(|_| io::Error::other(CacheError::Lost))?;
-                }
+        }
+        match &progress.phase {
+            Phase::Verified if end.is_some_and(|end| self.position < end) => {
+                Look::Failed(io::Error::other("the blob is shorter than upstream said"))
             }
+            Phase::Verified => Look::End,
+            Phase::Failed(error) => Look::Failed(io::Error::other(error.clone())),
+            Phase::Detached { hasher } => Look::Detach { frontier: progress.frontier, hasher: hasher.clone() },
+            Phase::Opening | Phase::Flowing => Look::Wait,
         }
     }
 

@@ -93,10 +93,13 @@ impl Cache {
         // A fill that is over already, and only being synced, was somebody else's.
         let cached = matches!(progress.borrow().phase, Phase::Verified);
         loop {
-            let now = progress.borrow_and_update().clone();
-            report(now.size.or(child.size), now.frontier, cached).await;
-            match now.phase {
-                Phase::Verified => return Ok(now.frontier),
+            let (phase, frontier, size) = {
+                let now = progress.borrow_and_update();
+                (now.phase.clone(), now.frontier, now.size)
+            };
+            report(size.or(child.size), frontier, cached).await;
+            match phase {
+                Phase::Verified => return Ok(frontier),
                 Phase::Failed(error) => return Err(error),
                 Phase::Detached { .. } => return Err(CacheError::Store("the disk cannot take it; see the agent's log".to_owned())),
                 Phase::Opening | Phase::Flowing => progress.changed().await.map_err(|_| CacheError::Lost)?,

@@ -1,7 +1,7 @@
 //! A blob on its way in: temporary file → hash as written → fsync → rename → fsync of the directory.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl Writer {
     /// When the disk is full or fails.
     pub fn append(&mut self, chunks: &[Bytes]) -> Result<(), StoreError> {
         for chunk in chunks {
-            (&*self.file).write_all(chunk).map_err(StoreError::io("write", &self.path))?;
+            self.file.write_all_at(chunk, self.written).map_err(StoreError::io("write", &self.path))?;
             self.hasher.update(chunk);
             self.written += chunk.len() as u64;
         }

@@ -235,6 +235,11 @@ mod tests {
     }
 
     #[test]
+    fn a_realm_brings_no_user_of_its_own() {
+        assert_eq!(bearer("Bearer realm=\"https://u:p@a.b/t\",service=\"\"").0, "https://a.b/t");
+    }
+
+    #[test]
     fn bearer_is_preferred_where_it_can_be_used() {
         assert_eq!(choose(&["Basic realm=\"x\""]), Some(Challenge::Basic));
         assert_eq!(choose(&["basic"]), Some(Challenge::Basic));

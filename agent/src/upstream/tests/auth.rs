@@ -262,7 +262,9 @@ async fn basic_is_sent_at_once_after_the_first_challenge() {
     assert_eq!(hub.registry.count(), 3);
 
     let wrong = hub.with_auths(&[("", user("you"))]);
+    let before = hub.registry.count();
     assert_eq!(hub.get(&wrong, "a").await.unwrap_err().reason(), "denied");
+    assert_eq!(hub.registry.count() - before, 3, "without, with, and as nobody; a refused password is not sent again");
     assert_eq!(hub.get(&hub.upstream(), "a").await.unwrap_err().reason(), "denied");
 }
 

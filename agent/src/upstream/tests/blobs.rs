@@ -1,5 +1,7 @@
 //! Blobs: where they begin, where they end, and what is made of those that do neither as they should.
 
+use tokio::time::Instant;
+
 use super::support::*;
 use crate::upstream::{BlobStream, Upstream, UpstreamError};
 
@@ -108,6 +110,16 @@ async fn a_reader_that_takes_its_time_is_no_stall() {
     while let Some(chunk) = blob.body.next().await {
         chunk.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_blob_that_trickles_is_no_stall() {
+    let server = Server::http(|_| {
+        let at = |nth: u32| Piece::At(Instant::now() + STALL * nth * 2 / 5);
+        Reply::status(200).bytes("01").then(at(1)).bytes("23").then(at(2)).bytes("45").then(at(3)).bytes("67").then(at(4)).bytes("89")
+    })
+    .await;
+    assert_eq!(read(get(&server, 0).await.unwrap()).await.unwrap(), BLOB);
 }
 
 #[tokio::test]

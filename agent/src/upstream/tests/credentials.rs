@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ impl File {
     }
 
     fn log(&self, name: &str) -> String {
-        std::fs::read_to_string(self.dir.path().join(format!("{name}.log"))).unwrap_or_default()
+        read(&self.dir.path().join(format!("{name}.log")))
     }
 
     /// Helpers are looked for beside the file, and then where they always are.
@@ -90,6 +90,8 @@ async fn keys_match_hosts_and_paths() {
         "localhost:5000/v2/x": entry("local"),
         "not a registry": entry("never"),
         "e.f": {},
+        "g.h": entry("twice"),
+        "https://g.h": entry("twice"),
     }}));
     let credentials = file.credentials();
     let check = async |image: &str, want: &[&str]| {
@@ -109,6 +111,7 @@ async fn keys_match_hosts_and_paths() {
     check("localhost:5000/x/y", &["local"]).await;
     check("localhost:5000/y", &[]).await;
     check("e.f/x", &[]).await;
+    check("g.h/x", &["twice"]).await;
     check("x.a.b/x", &[]).await;
 }
 
@@ -207,6 +210,10 @@ async fn helpers_are_asked_by_the_protocol_and_remembered() {
     pass(Duration::from_secs(301)).await;
     assert_eq!(found(&credentials, "a.b/x").await, ["u:s", "file:p"]);
     assert_eq!(file.log("one").lines().count(), 2, "an answer is good for five minutes");
+    file.write(&json!({ "credHelpers": { "https://a.b/v1/": "one" } }).to_string());
+    pass(Duration::from_secs(2)).await;
+    assert_eq!(found(&credentials, "a.b/x").await, ["u:s"]);
+    assert_eq!(file.log("one").lines().count(), 3, "a changed file asks anew");
 }
 
 #[tokio::test]
@@ -219,26 +226,47 @@ async fn a_helper_runs_once_for_all_who_wait() {
     assert_eq!(file.log("slow").lines().count(), 1);
 }
 
+/// What a file holds; nothing if it is not there.
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Waits for what must come to pass.
+async fn until(is_so: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not come to pass");
+}
+
 #[tokio::test]
 async fn a_helper_that_fails_leaves_the_others_and_says_why() {
-    let helpers = json!({ "a.a": "absent", "b.b": "fails", "c.c": "babbles", "d.d": "hangs" });
+    let helpers = json!({ "a.a": "absent", "b.b": "fails", "c.c": "babbles", "d.d": "hangs", "e.e": "floods" });
     let logins = json!({ "a.a": { "username": "file", "password": "p" } });
     let file = File::new(&json!({ "credHelpers": helpers, "auths": logins }));
+    let pid_file = file.dir.path().join("pid");
     file.helper("fails", "echo hunter2; exit 3");
     file.helper("babbles", "echo hunter2");
-    file.helper("hangs", "exec sleep 1000");
+    file.helper("floods", "exec yes");
+    file.helper("hangs", &format!("echo $$ >{}; exec sleep 1000", pid_file.display()));
     let credentials = file.credentials();
     let problem = async |image: &str| candidates(&credentials, image).await.problem.unwrap();
     assert!(problem("a.a/x").await.starts_with("docker-credential-absent: it cannot be started: "));
     assert_eq!(found(&credentials, "a.a/x").await, ["file:p"]);
     assert_eq!(problem("b.b/x").await, "docker-credential-fails: it ended with exit status: 3");
     assert_eq!(problem("c.c/x").await, "docker-credential-babbles: its answer is not the JSON of the protocol");
+    assert_eq!(problem("e.e/x").await, "docker-credential-floods: it ended with signal: 13 (SIGPIPE)");
     let hanging = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        until(|| !read(&pid_file).is_empty()).await;
         pass(Duration::from_secs(10)).await;
     };
     let (problem, ()) = tokio::join!(problem("d.d/x"), hanging);
     assert_eq!(problem, "docker-credential-hangs: no answer within 10 s");
+    let process = Path::new("/proc").join(read(&pid_file).trim()).join("status");
+    until(|| matches!(read(&process).as_str(), status if status.is_empty() || status.contains("Z (zombie)"))).await;
 }
 
 #[tokio::test]
@@ -315,7 +343,7 @@ async fn no_secret_is_ever_shown() {
         let mut shown = format!("{:?}", upstream.get_manifest(&mirrored(), &tag("t")).await.unwrap_err());
         let blob = upstream.get_blob(&mirrored(), &digest(b""), 0, &[]).await.unwrap();
         shown += &format!("{blob:?} {:?} {upstream:?}", blob.endpoint);
-        let error = read(blob).await.unwrap_err();
+        let error = super::support::read(blob).await.unwrap_err();
         shown += &format!("{error:?} {error}");
         assert!(!shown.contains("hunter2"), "{shown}");
     }

@@ -52,7 +52,7 @@ async fn another_host_s_challenge_is_not_answered() {
     let upstream = mk_upstream(mk_auth(mk_plain(&server), &server, &dir));
     assert_eq!(get(&upstream, &server).await.unwrap_err().reason(), "denied");
     let seen: Vec<_> = elsewhere.seen().into_iter().map(|seen| (seen.path.clone(), seen.authorization().to_owned())).collect();
-    assert_eq!(seen, [("/cdn".to_owned(), String::new()), ("/cdn".to_owned(), String::new())], "once for the user, once for nobody");
+    assert_eq!(seen, [("/cdn".to_owned(), String::new())]);
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ async fn a_manifest_has_a_largest_size() {
         match seen.path.rsplit('/').next().unwrap() {
             "fits" => Reply::ok(body(MANIFEST_BYTES_MAX)),
             "long" => Reply::ok(body(MANIFEST_BYTES_MAX + 1)),
+            "announced" => Reply::status(200).header("content-length", &(MANIFEST_BYTES_MAX + 1).to_string()).then(Piece::Hang),
             _ => Reply::status(200).bytes(body(MANIFEST_BYTES_MAX)).bytes("x"),
         }
     })
@@ -66,7 +67,7 @@ async fn a_manifest_has_a_largest_size() {
     let upstream = mk_for(&server);
     let repository = repo(&server.registry, "a");
     assert_eq!(upstream.get_manifest(&repository, &tag("fits")).await.unwrap().bytes.len(), MANIFEST_BYTES_MAX);
-    for name in ["long", "chunked"] {
+    for name in ["long", "announced", "chunked"] {
         let error = upstream.get_manifest(&repository, &tag(name)).await.unwrap_err();
         assert!(matches!(error, UpstreamError::TooLarge { limit_bytes: MANIFEST_BYTES_MAX, .. }), "{error:?}");
     }

@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::{Endpoint, RegistryConfig, UpstreamConfig};
@@ -50,6 +51,8 @@ impl Seen {
 #[derive(Debug, Clone)]
 pub(super) enum Piece {
     Bytes(Bytes),
+    /// What follows comes at this time.
+    At(Instant),
     /// Nothing more comes, and the connection stays open.
     Hang,
     /// The connection breaks, once everything before has been sent.
@@ -112,6 +115,17 @@ impl http_body::Body for Reply {
         match self.pieces.pop_front() {
             None => Poll::Ready(None),
             Some(Piece::Bytes(bytes)) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Some(Piece::At(time)) => {
+                if Instant::now() < time {
+                    self.pieces.push_front(Piece::At(time));
+                }
+                let waker = cx.waker().clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep_until(time).await;
+                    waker.wake();
+                });
+                Poll::Pending
+            }
             Some(Piece::Hang) => {
                 self.pieces.push_front(Piece::Hang);
                 Poll::Pending

@@ -1,0 +1,203 @@
+//! A wrong configuration is one line that names what is wrong and what was expected, and nothing is started.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::json;
+
+use crate::support::agent::{TestAgent, program};
+use crate::support::images;
+use crate::support::registry::FakeRegistry;
+use crate::support::scene::pull;
+
+/// `serve` on a port that is taken: binding before reading the configuration would fail with another message.
+fn serve(dir: &Path, taken: &std::net::TcpListener) -> Command {
+    let mut command = program();
+    command.args(["serve", "--admin-listen", "127.0.0.1:0", "--listen", &taken.local_addr().unwrap().to_string()]);
+    command.args(["--data-dir", dir.join("data").to_str().unwrap()]);
+    command
+}
+
+/// The one line of a refusal with exit code 64.
+#[track_caller]
+fn refusal(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(64), "{said}");
+    assert_eq!(said.trim_end_matches('\n').lines().count(), 1, "{said}");
+    assert!(said.starts_with("kuik-agent: "), "{said}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    said
+}
+
+fn listener() -> std::net::TcpListener {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap()
+}
+
+#[test]
+fn a_wrong_file_is_refused_with_file_key_and_expectation() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = listener();
+    let file = dir.path().join("agent.yaml");
+    let cases: [(&str, &[&str]); 12] = [
+        ("tags: {freshFro: 1s}", &["tags.freshFro", "unknown key", "freshFor"]),
+        ("tag: {}", &["tag", "unknown key", "tags"]),
+        ("tags: {freshFor: 60}", &["tags.freshFor", "60", "expected", "10s"]),
+        ("tags: {freshFor: soon}", &["tags.freshFor", "soon", "expected"]),
+        ("tags: {revalidateTimeout: -2s}", &["tags.revalidateTimeout", "expected"]),
+        ("upstream: {maxConcurrentFills: 0}", &["upstream.maxConcurrentFills", "expected"]),
+        ("upstream: {maxConcurrentFills: many}", &["upstream.maxConcurrentFills", "expected"]),
+        ("limits: []", &["limits", "expected"]),
+        ("registries: {docker.io: {endpoints: ['ftp://x']}}", &["registries.\"docker.io\".endpoints[0]", "ftp://x", "expected"]),
+        ("registries: {docker.io: {ca: /nowhere/ca.pem}}", &["registries.\"docker.io\".ca", "/nowhere/ca.pem"]),
+        ("registries: {'not a host': {}}", &["not a host"]),
+        ("tags: {freshFor: 1s\nlimits", &["agent.yaml:"]),
+    ];
+    for (text, parts) in cases {
+        std::fs::write(&file, text).unwrap();
+        let said = refusal(&serve(dir.path(), &taken).arg("--config").arg(&file).output().unwrap());
+        assert!(said.contains(file.to_str().unwrap()), "{text}: {said}");
+        for part in parts {
+            assert!(said.contains(part), "{text}: no {part} in {said}");
+        }
+    }
+    assert!(!dir.path().join("data").exists(), "nothing may be made before the configuration is right");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = listener();
+    let binary = dir.path().join("binary");
+    std::fs::write(&binary, [0xff, 0xfe, 0x00]).unwrap();
+    for path in [dir.path().join("missing.yaml"), dir.path().to_owned(), binary] {
+        for flag in ["--config", "--registry-auth"] {
+            let said = refusal(&serve(dir.path(), &taken).arg(flag).arg(&path).output().unwrap());
+            assert!(said.contains(path.to_str().unwrap()), "{flag}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_auth_file_is_refused_without_repeating_its_secrets() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = listener();
+    let file = dir.path().join("config.json");
+    for text in ["{", "[]", r#"{"auths": 5}"#, r#"{"auths": {"a.b": {"auth": "c2VjcmV0"}}}"#, r#"{"auths": {"a.b": {"auth": "se-cr-et"}}}"#]
+    {
+        std::fs::write(&file, text).unwrap();
+        let said = refusal(&serve(dir.path(), &taken).arg("--registry-auth").arg(&file).output().unwrap());
+        assert!(said.contains(file.to_str().unwrap()), "{text}: {said}");
+        assert!(!said.contains("c2VjcmV0") && !said.contains("se-cr-et") && !said.contains("secret"), "{said}");
+    }
+}
+
+#[test]
+fn a_wrong_flag_is_refused_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = listener();
+    let cases: [(&[&str], &str); 9] = [
+        (&["--listne", "x"], "--listne"),
+        (&["--tag-fresh-for", "60"], "--tag-fresh-for"),
+        (&["--drain-timeout", "x"], "--drain-timeout"),
+        (&["--admin-listen", "7441"], "--admin-listen"),
+        (&["--plain-http", "not a host"], "--plain-http"),
+        (&["--log-format", "xml"], "--log-format"),
+        (&["--log-level", "loud"], "--log-level"),
+        (&["--config"], "--config"),
+        (&["surplus"], "surplus"),
+    ];
+    for (args, name) in cases {
+        let mut command = program();
+        command.arg("serve");
+        if !args.contains(&"--admin-listen") {
+            command.args(["--listen", &taken.local_addr().unwrap().to_string()]);
+        }
+        let said = refusal(&command.args(["--data-dir", dir.path().join("data").to_str().unwrap()]).args(args).output().unwrap());
+        assert!(said.contains(name), "{args:?}: {said}");
+    }
+    refusal(&program().output().unwrap());
+    refusal(&program().arg("sevre").output().unwrap());
+}
+
+#[test]
+fn a_wrong_variable_is_refused_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = listener();
+    for (name, value) in [
+        ("KUIK_TAG_FRESH_FOR", "60"),
+        ("KUIK_DRAIN_TIMEOUT", "x"),
+        ("KUIK_PLAIN_HTTP", "not a host"),
+        ("KUIK_LOG_FORMAT", "xml"),
+        ("KUIK_LOG", "loud"),
+    ] {
+        let said = refusal(&serve(dir.path(), &taken).env(name, value).output().unwrap());
+        assert!(said.contains(name), "{name}: {said}");
+    }
+    let said = refusal(&serve(dir.path(), &taken).env("KUIK_CONFIG", "/nowhere/agent.yaml").output().unwrap());
+    assert!(said.contains("/nowhere/agent.yaml"), "{said}");
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = listener();
+    let output = serve(dir.path(), &taken).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&taken.local_addr().unwrap().to_string()), "{said}");
+    assert_eq!(said.trim_end().lines().count(), 1, "{said}");
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for args in [&["--help"][..], &["serve", "--help"], &["--version"]] {
+        let output = program().args(args).output().unwrap();
+        assert!(output.status.success() && !output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}");
+    }
+    let help = program().args(["serve", "--help"]).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for flag in help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2 && *word != "--help") {
+        let twin = match flag.trim_end_matches(',') {
+            "--log-level" => "KUIK_LOG".to_owned(),
+            flag => flag.replacen("--", "KUIK_", 1).replace('-', "_").to_uppercase(),
+        };
+        assert!(help.contains(&twin), "{flag} has no {twin}");
+    }
+}
+
+#[tokio::test]
+async fn every_flag_can_be_set_by_its_variable() {
+    let upstream = FakeRegistry::start();
+    let image = images::simple(1, &[1000]);
+    image.push(&upstream, "app", "1");
+    upstream.require_basic();
+    upstream.add_user("bob", "hunter2");
+    let dir = tempfile::tempdir().unwrap();
+    let auth = dir.path().join("auth.json");
+    std::fs::write(&auth, json!({ "auths": { upstream.host(): { "username": "bob", "password": "hunter2" } } }).to_string()).unwrap();
+    let agent = TestAgent::builder()
+        .env("KUIK_PLAIN_HTTP", upstream.host())
+        .env("KUIK_REGISTRY_AUTH", auth.to_str().unwrap())
+        .env("KUIK_TAG_FRESH_FOR", "1h")
+        .start()
+        .await;
+    pull(&agent, &upstream.repository("app"), "1", &image).await;
+}
+
+#[tokio::test]
+async fn flags_overrule_the_file() {
+    let upstream = FakeRegistry::start();
+    let image = images::simple(1, &[1000]);
+    image.push(&upstream, "app", "1");
+    let config = json!({ "registries": { upstream.host(): { "plainHttp": false } }, "dataDir": "/nowhere/at/all" });
+    let agent = TestAgent::builder().config(config).plain_http(&upstream).start().await;
+    pull(&agent, &upstream.repository("app"), "1", &image).await;
+}
+
+#[tokio::test]
+async fn several_addresses_are_listened_on() {
+    let agent = TestAgent::builder().args(["--listen", "127.0.0.2:0"]).start().await;
+    let log = agent.log();
+    let line = log.lines().find(|line| line.contains("\"listening\"")).unwrap();
+    assert!(line.contains("127.0.0.1:") && line.contains("127.0.0.2:"), "{line}");
+}
