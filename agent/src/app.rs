@@ -84,6 +84,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     drop(listening);
 
     let upkeep = tokio::spawn(upkeep(store.clone()));
+    let mending = tokio::spawn(mend(store.clone()));
     let signal = shutdown::requested().await.map_err(AppError::Signals)?;
     tracing::info!(signal, drain_timeout_s = config.drain_timeout.as_secs(), "stopping: running answers may finish");
     let deadline = Instant::now() + config.drain_timeout;
@@ -93,6 +94,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     // A fill that nobody waits for is given up; what remains of it is deleted at the next start.
     let settled = tokio::time::timeout(STORE_GRACE.min(config.drain_timeout), tasks.wait()).await.is_ok();
     upkeep.abort();
+    mending.abort();
     tokio::task::spawn_blocking(move || store.close()).await.map_err(AppError::Startup)?;
     tracing::info!(drained, settled, "stopped");
     Ok(())
@@ -110,6 +112,14 @@ async fn upkeep(store: Store) {
         if tokio::task::spawn_blocking(move || store.flush_use_times()).await.is_err() {
             return;
         }
+    }
+}
+
+/// An index that breaks in use is replaced while serving goes on.
+async fn mend(store: Store) {
+    store.index_broke().await;
+    if let Err(error) = store.mend().await {
+        tracing::error!(error = %crate::telemetry::chain(&error), "the index could not be made anew");
     }
 }
 

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::sync::watch;
 
 /// Its format; another one is made anew.
 const VERSION: &[u8] = b"1";
@@ -53,8 +55,14 @@ pub(super) type Row = (Vec<u8>, Vec<u8>);
 
 type MemoryRows = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
+/// The tables. Every method is synchronous: what is in memory costs less than a switch of threads.
 #[derive(Debug)]
-pub(super) struct Index(Backend);
+pub(super) struct Index {
+    /// Replaced when it turns out to be broken. Held to copy the pointer, never across an await.
+    backend: RwLock<Arc<Backend>>,
+    /// `true` once the storage engine has failed: what it says cannot be relied on any more.
+    broken: watch::Sender<bool>,
+}
 
 #[derive(Debug)]
 enum Backend {
@@ -62,67 +70,53 @@ enum Backend {
         db: sled::Db,
         tables: BTreeMap<Table, sled::Tree>,
     },
-    /// The lock is never held across an await: every method is synchronous.
+    /// Held for one operation.
     Memory(Mutex<MemoryRows>),
 }
 
 impl Index {
     /// Opens the index at `path`, or makes it. sled 0.34 may panic on a corrupt file, and that is a refusal like any other.
     pub(super) fn open(path: &Path) -> Result<Self, Refusal> {
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_sled(path)));
-        opened.unwrap_or_else(|_| Err(Refusal::Unusable("its storage engine panicked on it".to_owned())))
-    }
-
-    fn open_sled(path: &Path) -> Result<Self, Refusal> {
-        let db = sled::Config::new()
-            .path(path)
-            .cache_capacity(CACHE_BYTES)
-            .mode(sled::Mode::LowSpace)
-            .flush_every_ms(Some(1000))
-            .open()
-            .map_err(refuse)?;
-        match db.get(VERSION_KEY).map_err(refuse)? {
-            Some(version) if version == VERSION => {}
-            Some(version) => {
-                return Err(Refusal::Unusable(format!("it has format version {}", String::from_utf8_lossy(&version))));
-            }
-            None => {
-                db.insert(VERSION_KEY, VERSION).map_err(refuse)?;
-            }
-        }
-        let mut tables = BTreeMap::new();
-        for (table, name) in TABLES {
-            tables.insert(table, db.open_tree(name).map_err(refuse)?);
-        }
-        Ok(Self(Backend::Sled { db, tables }))
+        let opened = catch_unwind(AssertUnwindSafe(|| open_sled(path)));
+        opened.unwrap_or_else(|_| Err(Refusal::Unusable("its storage engine panicked on it".to_owned()))).map(Self::new)
     }
 
     /// An index that lasts as long as the process.
     pub(super) fn in_memory() -> Self {
-        Self(Backend::Memory(Mutex::default()))
+        Self::new(Backend::Memory(Mutex::default()))
+    }
+
+    fn new(backend: Backend) -> Self {
+        Self { backend: RwLock::new(Arc::new(backend)), broken: watch::Sender::new(false) }
+    }
+
+    fn backend(&self) -> Arc<Backend> {
+        Arc::clone(&self.backend.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Goes on in memory, empty. The files stay as they are, for the next start to move aside.
+    pub(super) fn replace_with_memory(&self) {
+        *self.backend.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Backend::Memory(Mutex::default()));
+    }
+
+    /// Ends when the storage engine has failed.
+    pub(super) fn watch_broken(&self) -> watch::Receiver<bool> {
+        self.broken.subscribe()
     }
 
     /// A failed read is a miss: the caller asks the directory then.
     pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<Vec<u8>> {
-        match &self.0 {
-            Backend::Sled { tables, .. } => match tables[&table].get(key) {
-                Ok(value) => value.map(|value| value.to_vec()),
-                Err(error) => {
-                    tracing::error!(?table, %error, "the index cannot be read; the directory is asked instead");
-                    None
-                }
-            },
+        match &*self.backend() {
+            Backend::Sled { tables, .. } => self.guard(table, || tables[&table].get(key))?.map(|value| value.to_vec()),
             Backend::Memory(rows) => lock(rows).get(&(table, key.to_vec())).cloned(),
         }
     }
 
     /// A failed write loses recency or freshness, nothing that `refs/` does not hold.
     pub(super) fn put(&self, table: Table, key: &[u8], value: Vec<u8>) {
-        match &self.0 {
+        match &*self.backend() {
             Backend::Sled { tables, .. } => {
-                if let Err(error) = tables[&table].insert(key, value) {
-                    tracing::error!(?table, %error, "the index cannot be written; it is made anew at the next start");
-                }
+                self.guard(table, || tables[&table].insert(key, value));
             }
             Backend::Memory(rows) => {
                 lock(rows).insert((table, key.to_vec()), value);
@@ -131,11 +125,9 @@ impl Index {
     }
 
     pub(super) fn remove(&self, table: Table, key: &[u8]) {
-        match &self.0 {
+        match &*self.backend() {
             Backend::Sled { tables, .. } => {
-                if let Err(error) = tables[&table].remove(key) {
-                    tracing::error!(?table, %error, "the index cannot be written; it is made anew at the next start");
-                }
+                self.guard(table, || tables[&table].remove(key));
             }
             Backend::Memory(rows) => {
                 lock(rows).remove(&(table, key.to_vec()));
@@ -143,28 +135,56 @@ impl Index {
         }
     }
 
-    /// All rows of a table whose keys begin with `prefix`, in order of their keys. Unreadable rows end the list.
-    pub(super) fn scan(&self, table: Table, prefix: &[u8]) -> Box<dyn Iterator<Item = Row> + '_> {
-        match &self.0 {
+    /// All rows of a table whose keys begin with `prefix`, in order of their keys. What cannot be read ends the list.
+    pub(super) fn scan(&self, table: Table, prefix: &[u8]) -> Vec<Row> {
+        match &*self.backend() {
             Backend::Sled { tables, .. } => {
-                let rows = tables[&table].scan_prefix(prefix).map_while(Result::ok);
-                Box::new(rows.map(|(key, value)| (key.to_vec(), value.to_vec())))
+                let read =
+                    || tables[&table].scan_prefix(prefix).map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect();
+                self.guard(table, read).unwrap_or_default()
+            }
+            Backend::Memory(rows) => lock(rows)
+                .range((table, prefix.to_vec())..)
+                .take_while(|((other, key), _)| *other == table && key.starts_with(prefix))
+                .map(|((_, key), value)| (key.clone(), value.clone()))
+                .collect(),
+        }
+    }
+
+    /// Visits all rows of a table, without a copy of them all.
+    pub(super) fn each(&self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) {
+        match &*self.backend() {
+            Backend::Sled { tables, .. } => {
+                self.guard(table, || {
+                    for row in tables[&table].iter() {
+                        let (key, value) = row?;
+                        visit(&key, &value);
+                    }
+                    Ok(())
+                });
             }
             Backend::Memory(rows) => {
-                let rows = lock(rows);
-                let rows: Vec<Row> = rows
-                    .range((table, prefix.to_vec())..)
-                    .take_while(|((other, key), _)| *other == table && key.starts_with(prefix))
-                    .map(|((_, key), value)| (key.clone(), value.clone()))
-                    .collect();
-                Box::new(rows.into_iter())
+                lock(rows).iter().filter(|((other, _), _)| *other == table).for_each(|((_, key), value)| visit(key, value));
             }
         }
     }
 
+    /// Runs an operation of the storage engine. An error or a panic of it is noted, and is as if nothing were there.
+    fn guard<T>(&self, table: Table, operation: impl FnOnce() -> sled::Result<T>) -> Option<T> {
+        let reason = match catch_unwind(AssertUnwindSafe(operation)) {
+            Ok(Ok(value)) => return Some(value),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it panicked".to_owned(),
+        };
+        if !self.broken.send_replace(true) {
+            tracing::error!(?table, reason, "the storage engine of the index failed: the index is made anew in memory");
+        }
+        None
+    }
+
     /// Writes everything to disk.
     pub(super) fn flush(&self) {
-        if let Backend::Sled { db, .. } = &self.0
+        if let Backend::Sled { db, .. } = &*self.backend()
             && let Err(error) = db.flush()
         {
             tracing::error!(%error, "the index cannot be flushed");
@@ -173,11 +193,35 @@ impl Index {
 
     /// What it takes on disk, in bytes.
     pub(super) fn size_bytes(&self) -> u64 {
-        match &self.0 {
+        match &*self.backend() {
             Backend::Sled { db, .. } => db.size_on_disk().unwrap_or(0),
             Backend::Memory(_) => 0,
         }
     }
+}
+
+fn open_sled(path: &Path) -> Result<Backend, Refusal> {
+    let db = sled::Config::new()
+        .path(path)
+        .cache_capacity(CACHE_BYTES)
+        .mode(sled::Mode::LowSpace)
+        .flush_every_ms(Some(1000))
+        .open()
+        .map_err(refuse)?;
+    match db.get(VERSION_KEY).map_err(refuse)? {
+        Some(version) if version == VERSION => {}
+        Some(version) => {
+            return Err(Refusal::Unusable(format!("it has format version {}", String::from_utf8_lossy(&version))));
+        }
+        None => {
+            db.insert(VERSION_KEY, VERSION).map_err(refuse)?;
+        }
+    }
+    let mut tables = BTreeMap::new();
+    for (table, name) in TABLES {
+        tables.insert(table, db.open_tree(name).map_err(refuse)?);
+    }
+    Ok(Backend::Sled { db, tables })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is what map_err hands over")]
@@ -210,7 +254,7 @@ mod tests {
         index.put(Table::Tags, b"b\0x", b"3".to_vec());
         index.put(Table::Links, b"a\0x", b"4".to_vec());
         assert_eq!(index.get(Table::Tags, b"a\0y"), Some(b"2".to_vec()));
-        let rows: Vec<_> = index.scan(Table::Tags, b"a\0").map(|(_, value)| value).collect();
+        let rows: Vec<_> = index.scan(Table::Tags, b"a\0").into_iter().map(|(_, value)| value).collect();
         assert_eq!(rows, [b"1", b"2"]);
         index.remove(Table::Tags, b"a\0y");
         assert_eq!(index.get(Table::Tags, b"a\0y"), None);
@@ -230,5 +274,20 @@ mod tests {
         db.insert(VERSION_KEY, b"99").unwrap();
         drop(db);
         assert!(matches!(Index::open(dir.path()), Err(Refusal::Unusable(reason)) if reason.contains("99")));
+    }
+
+    #[test]
+    fn an_engine_that_fails_or_panics_is_noted_and_can_be_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        for failure in [|| Err(sled::Error::ReportableBug("as a test wants".to_owned())), || panic!("as a test wants")] {
+            let index = Index::open(dir.path()).unwrap();
+            index.put(Table::Tags, b"a\0x", b"1".to_vec());
+            assert!(!*index.watch_broken().borrow());
+            assert_eq!(index.guard::<()>(Table::Tags, failure), None);
+            assert!(*index.watch_broken().borrow());
+            index.replace_with_memory();
+            assert_eq!(index.get(Table::Tags, b"a\0x"), None);
+            check(&index);
+        }
     }
 }

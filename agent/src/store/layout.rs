@@ -11,6 +11,7 @@ use crate::oci::{Algorithm, Digest, Repository, Tag};
 /// VERSION                                   format of everything below
 /// LOCK                                      held while an agent runs; holds its process id
 /// CLEAN                                     there after an orderly shutdown
+/// INDEX_BROKEN                              there if the index broke while it was in use
 /// blobs/<algorithm>/<2 hex digits>/<hex>    committed, verified, immutable; manifests too
 /// tmp/<unique>                              being filled; deleted at start-up
 /// quarantine/<algorithm>-<hex>              bytes that did not match their digest
@@ -67,6 +68,11 @@ impl Layout {
 
     pub(super) fn index(&self) -> PathBuf {
         self.root.join("index")
+    }
+
+    /// There if the index broke while it was in use.
+    pub(super) fn index_broken(&self) -> PathBuf {
+        self.root.join("INDEX_BROKEN")
     }
 
     /// Where a broken index is moved.

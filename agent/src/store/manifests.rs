@@ -115,7 +115,12 @@ impl Store {
     #[must_use]
     pub fn tags(&self, repository: &Repository) -> Vec<String> {
         let prefix = repository_prefix(repository);
-        self.inner.index.scan(Table::Tags, &prefix).filter_map(|(key, _)| String::from_utf8(key[prefix.len()..].to_vec()).ok()).collect()
+        self.inner
+            .index
+            .scan(Table::Tags, &prefix)
+            .into_iter()
+            .filter_map(|(key, _)| String::from_utf8(key[prefix.len()..].to_vec()).ok())
+            .collect()
     }
 
     /// The manifests that are known to have `subject` as their subject, each with its descriptor if upstream has listed it. `None`
@@ -123,10 +128,16 @@ impl Store {
     #[must_use]
     pub fn referrers(&self, repository: &Repository, subject: &Digest) -> Option<Vec<(Digest, Option<serde_json::Value>)>> {
         let prefix = in_repository(repository, &digest_key(subject));
-        let mut rows = self.inner.index.scan(Table::Referrers, &prefix).peekable();
-        rows.peek()?;
+        let rows = self.inner.index.scan(Table::Referrers, &prefix);
+        if rows.is_empty() {
+            return None;
+        }
         // The row without a referrer says that upstream has been asked.
-        Some(rows.filter_map(|(key, value)| Some((digest_of_key(&key[prefix.len()..])?, serde_json::from_slice(&value).ok()))).collect())
+        Some(
+            rows.into_iter()
+                .filter_map(|(key, value)| Some((digest_of_key(&key[prefix.len()..])?, serde_json::from_slice(&value).ok())))
+                .collect(),
+        )
     }
 
     /// Notes referrers as upstream lists them: each with its descriptor.
@@ -153,11 +164,11 @@ impl Store {
             let repository = Repository::from_path(std::str::from_utf8(&key[..zero]).ok()?).ok()?;
             Some((repository, key[zero + 1..].to_vec()))
         };
-        let tags = self.inner.index.scan(Table::Tags, b"").filter_map(|(key, value)| {
+        let tags = self.inner.index.scan(Table::Tags, b"").into_iter().filter_map(|(key, value)| {
             let (repository, tag) = split(&key)?;
             Some((repository, std::str::from_utf8(&tag).ok()?.parse().ok()?, decode(&value)?))
         });
-        let manifests = self.inner.index.scan(Table::Manifests, b"").filter_map(|(key, value)| {
+        let manifests = self.inner.index.scan(Table::Manifests, b"").into_iter().filter_map(|(key, value)| {
             let (repository, digest) = split(&key)?;
             Some((repository, digest_of_key(&digest)?, decode(&value)?))
         });

@@ -117,13 +117,35 @@ impl Store {
                 tracing::info!(blobs = found.blobs, manifests = found.manifests, tags = found.tags, "brought the index up to date");
                 inner.settled.send_replace(true);
             }
-            let records = inner.index.scan(Table::Blobs, b"").filter_map(|(_, value)| record::decode::<BlobRecord>(&value));
-            let (bytes, count) = records.fold((0, 0), |(bytes, count), record| (bytes + record.size, count + 1));
-            inner.blob_bytes.fetch_add(bytes, Ordering::Relaxed);
-            inner.blob_count.fetch_add(count, Ordering::Relaxed);
+            inner.sum_up();
             Ok(())
         })
         .await
+    }
+
+    /// Ends when the storage engine of the index fails. Then [`Store::mend`] is due.
+    pub async fn index_broke(&self) {
+        let mut broken = self.inner.index.watch_broken();
+        // The sender lives as long as the store.
+        let _ = broken.wait_for(|broken| *broken).await;
+    }
+
+    /// Makes the index anew, in memory, and has the next start make it anew on disk.
+    ///
+    /// # Errors
+    /// None but the runtime's own.
+    pub async fn mend(&self) -> Result<(), StoreError> {
+        self.inner.settled.send_replace(false);
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            if let Err(error) = fs::write(inner.layout.index_broken(), b"") {
+                tracing::error!(%error, "the next start may find the broken index again");
+            }
+            inner.index.replace_with_memory();
+            Ok(())
+        })
+        .await?;
+        self.settle().await
     }
 
     /// Waits until the index knows what the directory has. `true` if it did not before: a lookup that missed is worth repeating.
@@ -303,6 +325,16 @@ impl Inner {
         Ok(())
     }
 
+    fn sum_up(&self) {
+        let (mut bytes, mut count) = (0, 0);
+        self.index.each(Table::Blobs, &mut |_, value| {
+            bytes += record::decode::<BlobRecord>(value).map_or(0, |record| record.size);
+            count += 1;
+        });
+        self.blob_bytes.store(bytes, Ordering::Relaxed);
+        self.blob_count.store(count, Ordering::Relaxed);
+    }
+
     /// Takes a blob out of the index because the directory does not have it.
     fn forget_blob(&self, digest: &Digest) {
         let key = digest_key(digest);
@@ -318,7 +350,9 @@ impl Inner {
     }
 
     fn committed(&self) -> Vec<Digest> {
-        self.index.scan(Table::Blobs, b"").filter_map(|(key, _)| digest_of_key(&key)).collect()
+        let mut digests = Vec::new();
+        self.index.each(Table::Blobs, &mut |key, _| digests.extend(digest_of_key(key)));
+        digests
     }
 }
 

@@ -100,7 +100,9 @@ fn lock(layout: &Layout) -> Result<File, StoreError> {
 
 /// The index and whether it is one that was there before.
 fn open_index(layout: &Layout) -> (Index, bool) {
-    let reason = match Index::open(&layout.index()) {
+    let broke = fs::remove_file(layout.index_broken()).is_ok();
+    let opened = if broke { Err(Refusal::Unusable("it broke while it was in use".to_owned())) } else { Index::open(&layout.index()) };
+    let reason = match opened {
         Ok(index) => return (index, true),
         Err(Refusal::Disk(reason)) => {
             tracing::error!(reason, "the index cannot be opened on this disk: it is kept in memory");

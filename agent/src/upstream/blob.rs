@@ -199,6 +199,10 @@ impl Stream for BlobBody {
             if let Some(Err(error)) = &item {
                 self.blame.add(error);
             }
+            if self.done {
+                // Who resumes needs a turn, and may still hold this.
+                self.body.release();
+            }
             return Poll::Ready(item);
         }
     }

@@ -53,7 +53,7 @@ pub(super) struct Body {
     stall: Option<Pin<Box<Sleep>>>,
     at: Place,
     meter: Meter,
-    _turn: Option<Turn>,
+    turn: Option<Turn>,
 }
 
 impl fmt::Debug for Body {
@@ -64,7 +64,14 @@ impl fmt::Debug for Body {
 
 impl Body {
     pub(super) fn new(inner: reqwest::Body, stall_timeout: Duration, at: Place, meter: Meter, turn: Option<Turn>) -> Self {
-        Self { inner, stall_timeout, stall: None, at, meter, _turn: turn }
+        Self { inner, stall_timeout, stall: None, at, meter, turn }
+    }
+
+    /// Nothing more is wanted: the connection and the turn are given back, even if this is kept.
+    pub(super) fn release(&mut self) {
+        self.inner = reqwest::Body::default();
+        self.turn = None;
+        self.stall = None;
     }
 
     pub(super) fn at(&self) -> &Place {

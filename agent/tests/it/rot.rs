@@ -96,7 +96,7 @@ async fn a_blob_of_the_wrong_size_is_found_without_the_index_too() {
         let mut scene = stored(MIB).await;
         scene.agent.kill9();
         let file = scene.agent.blob_file(&scene.layer().digest);
-        std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(1000).unwrap();
+        std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(700_000).unwrap();
         if !index {
             std::fs::remove_dir_all(scene.agent.data_dir().join("index")).unwrap();
         }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+
 use super::support::*;
 use crate::config::{RegistryConfig, UpstreamConfig};
 use crate::upstream::UpstreamError;
@@ -98,6 +100,22 @@ async fn a_turn_lasts_until_the_body_is_dropped() {
     assert_eq!(server.count(), 2);
     drop(first);
     third.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_turn_is_over_when_the_body_is() {
+    for pieces in [vec![Piece::Bytes("123456789".into())], vec![Piece::Break], vec![Piece::Hang]] {
+        let reply = Reply::status(200).header("content-length", "9");
+        let reply = pieces.into_iter().fold(reply, Reply::then);
+        let server = Server::http(move |_| reply.clone()).await;
+        let upstream = mk_upstream(UpstreamConfig { max_connections_per_registry: 1, ..mk_plain(&server) });
+        let repository = repo(&server.registry, "a");
+        let open = async || upstream.get_blob(&repository, &digest(b""), 0, &[]).await.unwrap();
+        let mut kept = open().await;
+        while let Some(Ok(_)) = kept.body.next().await {}
+        let _kept = (kept.body.next().await, kept);
+        tokio::time::timeout(STALL, open()).await.expect("who resumes may still hold what broke");
+    }
 }
 
 #[tokio::test]
