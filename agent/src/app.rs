@@ -67,6 +67,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let listeners = bind(&config.listen, config.listen_is_default).await?;
     let admin_listener = listen(config.admin_listen).await?;
     let tasks = TaskTracker::new();
+    let preparing = upstream.clone();
     let cache = Cache::new(&config, store.clone(), upstream, Arc::clone(&metrics), &tasks);
     let ports = listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect();
     announce(&listeners, &admin_listener);
@@ -83,6 +84,7 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let admin = Server::start(vec![admin_listener], &http::admin(admin_state), &admin_limits, &Default::default());
     drop(listening);
 
+    tokio::task::spawn_blocking(move || preparing.prepare());
     let upkeep = tokio::spawn(upkeep(store.clone()));
     let mending = tokio::spawn(mend(store.clone()));
     let signal = shutdown::requested().await.map_err(AppError::Signals)?;

@@ -8,7 +8,7 @@ use super::source::{Source, Wanted};
 use super::stream::Content;
 use super::{Cache, Origin};
 use crate::oci::{Digest, Repository};
-use crate::store::{LinkRecord, Store};
+use crate::store::{Checked, LinkRecord, Store};
 
 /// A blob and where it came from.
 #[derive(Debug)]
@@ -33,14 +33,14 @@ impl Cache {
             return Ok(BlobAnswer { content: Content::memory(bytes), origin: Origin::Hit });
         }
         let mut proven = link.is_some();
-        if let Some(answer) = self.stored_blob(repository, digest, &mut proven).await? {
+        let size_hint = link.and_then(|link| link.size);
+        if let Some(answer) = self.stored_blob(repository, digest, size_hint, &mut proven).await? {
             return Ok(answer);
         }
         let running = self.fills.running(digest);
         if running.is_some() && !proven {
             self.ask_whether_it_is_theirs(repository, digest).await?;
         }
-        let size_hint = link.and_then(|link| link.size);
         let fill = self.fills.join_or_lead(self.wanted(repository, digest));
         match self.wait_open(repository, &fill, size_hint).await {
             // Another repository's refusal says nothing about this one.
@@ -57,8 +57,10 @@ impl Cache {
     /// # Errors
     /// As [`Cache::blob`].
     pub async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<(Option<u64>, Origin), CacheError> {
-        let mut proven = self.link(repository, digest).await.is_some();
-        if let Some(answer) = self.stored_blob(repository, digest, &mut proven).await? {
+        let link = self.link(repository, digest).await;
+        let mut proven = link.is_some();
+        let size_hint = link.and_then(|link| link.size);
+        if let Some(answer) = self.stored_blob(repository, digest, size_hint, &mut proven).await? {
             return Ok((answer.content.size, Origin::Hit));
         }
         let size = self.upstream.head_blob(repository, digest).await?;
@@ -71,7 +73,13 @@ impl Cache {
         if link.is_none() && self.store.settled().await { self.store.link(repository, digest) } else { link }
     }
 
-    async fn stored_blob(&self, repository: &Repository, digest: &Digest, proven: &mut bool) -> Result<Option<BlobAnswer>, CacheError> {
+    async fn stored_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        size_hint: Option<u64>,
+        proven: &mut bool,
+    ) -> Result<Option<BlobAnswer>, CacheError> {
         // A disk that cannot be read is no reason to fail: upstream may have it.
         let blob = self.store.open_blob(digest).await.unwrap_or_else(|error| {
             tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a blob cannot be read: asking upstream");
@@ -80,6 +88,10 @@ impl Cache {
         let Some(blob) = blob else {
             return Ok(None);
         };
+        // The manifest says another size: one of the two is wrong, and the digest tells which.
+        if size_hint.is_some_and(|size| size != blob.size) && !matches!(self.store.verify(digest).await, Ok(Checked::Good { .. })) {
+            return Ok(None);
+        }
         if !*proven {
             self.ask_whether_it_is_theirs(repository, digest).await?;
             *proven = true;

@@ -75,6 +75,10 @@ impl Source {
                 tokio::time::sleep(upstream::delay(self.fruitless)).await;
             }
             self.fruitless += 1;
+            if self.fruitless > 1 && !self.wanted.avoid.contains(&self.stream.endpoint) {
+                // It had its second chance: the others go first from now on.
+                self.wanted.avoid.push(self.stream.endpoint.clone());
+            }
             let wanted = &self.wanted;
             match wanted.upstream.get_blob(&wanted.repository, &wanted.digest, self.position, &wanted.avoid).await {
                 Ok(stream) => {

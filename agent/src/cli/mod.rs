@@ -74,6 +74,8 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Config(_) => 64,
+            // A file that the configuration names, and that is not what it should be.
+            Self::Serve(error) if matches!(**error, AppError::Upstream(_)) => 64,
             Self::Telemetry(_) | Self::Runtime(_) | Self::Serve(_) | Self::Client(_) | Self::Pull(_) | Self::Output(_) => 1,
         }
     }

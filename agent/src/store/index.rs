@@ -8,12 +8,15 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 /// Its format; another one is made anew.
 const VERSION: &[u8] = b"1";
 const VERSION_KEY: &[u8] = b"version";
+const CLOSED_KEY: &[u8] = b"closed";
 
 /// The part of the index in memory. sled keeps what is in use; the rest is read again.
 const CACHE_BYTES: u64 = 8 << 20;
@@ -48,6 +51,16 @@ pub(super) enum Refusal {
     Unusable(String),
     /// The disk refuses: keep the index in memory.
     Disk(String),
+}
+
+/// What an index held when it was closed. The storage engine opens a damaged file without a word and with fewer rows, so this is kept
+/// beside it and compared at the next start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Closed {
+    /// The last thing that was written into the index.
+    mark: String,
+    rows: u64,
 }
 
 /// A row: key and value.
@@ -180,6 +193,35 @@ impl Index {
             tracing::error!(?table, reason, "the storage engine of the index failed: the index is made anew in memory");
         }
         None
+    }
+
+    /// Writes everything to disk, a mark last. `None` if the index does not outlive the process, or cannot be relied on.
+    pub(super) fn close(&self) -> Option<Closed> {
+        let Backend::Sled { db, .. } = &*self.backend() else {
+            return None;
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mark = format!("{}-{}", std::process::id(), now.as_nanos());
+        let closed = Closed { rows: self.rows(), mark };
+        self.guard(Table::Blobs, || db.insert(CLOSED_KEY, closed.mark.as_bytes()).and_then(|_| db.flush()))?;
+        (!*self.broken.borrow()).then_some(closed)
+    }
+
+    /// Whether the index is as it was when it was closed.
+    pub(super) fn is_as_closed(&self, closed: &Closed) -> bool {
+        let Backend::Sled { db, .. } = &*self.backend() else {
+            return false;
+        };
+        let mark = self.guard(Table::Blobs, || db.get(CLOSED_KEY)).flatten();
+        mark.is_some_and(|mark| mark == closed.mark.as_bytes()) && self.rows() == closed.rows && !*self.broken.borrow()
+    }
+
+    fn rows(&self) -> u64 {
+        let mut rows = 0;
+        for (table, _) in TABLES {
+            self.each(table, &mut |_, _| rows += 1);
+        }
+        rows
     }
 
     /// Writes everything to disk.

@@ -10,7 +10,7 @@ use crate::oci::{Algorithm, Digest, Repository, Tag};
 /// ```text
 /// VERSION                                   format of everything below
 /// LOCK                                      held while an agent runs; holds its process id
-/// CLEAN                                     there after an orderly shutdown
+/// CLEAN                                     there after an orderly shutdown; what the index held then
 /// INDEX_BROKEN                              there if the index broke while it was in use
 /// blobs/<algorithm>/<2 hex digits>/<hex>    committed, verified, immutable; manifests too
 /// tmp/<unique>                              being filled; deleted at start-up

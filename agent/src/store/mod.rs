@@ -35,7 +35,7 @@ pub use record::{BlobRecord, LinkRecord, ManifestRecord, TagRecord, UpstreamStat
 pub use verify::{Checked, VerifyProgress};
 pub use writer::Writer;
 
-use index::{Index, Table};
+use index::{Closed, Index, Table};
 use layout::{Layout, digest_key, digest_of_key};
 
 use crate::oci::{Digest, Hasher, MANIFEST_BYTES_MAX};
@@ -65,6 +65,8 @@ pub(crate) struct Inner {
     blob_count: AtomicU64,
     quarantined: AtomicU64,
     rebuilt: AtomicU64,
+    /// What the last orderly shutdown said of the index, until it has been compared. Never held across an await.
+    closed: Mutex<Option<Closed>>,
     /// `true` once the index knows everything that the directory has.
     settled: watch::Sender<bool>,
     _lock: Option<File>,
@@ -98,25 +100,27 @@ impl Store {
             blob_count: AtomicU64::new(0),
             quarantined: AtomicU64::new(0),
             rebuilt: AtomicU64::new(0),
-            settled: watch::Sender::new(!opened.reindex),
+            settled: watch::Sender::new(false),
+            closed: Mutex::new(opened.closed),
             _lock: opened.lock,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Brings the index up to date with the directory if the last stop was unclean or the index was lost, and sums up what is there.
+    /// Brings the index up to date with the directory unless it is as the last orderly shutdown left it, and sums up what is there.
     ///
     /// # Errors
     /// None but the runtime's own.
     pub async fn settle(&self) -> Result<(), StoreError> {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
-            if !*inner.settled.borrow() {
+            let closed = inner.closed.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if !closed.is_some_and(|closed| inner.index.is_as_closed(&closed)) {
                 let found = recover::reindex(&inner);
                 inner.rebuilt.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(blobs = found.blobs, manifests = found.manifests, tags = found.tags, "brought the index up to date");
-                inner.settled.send_replace(true);
             }
+            inner.settled.send_replace(true);
             inner.sum_up();
             Ok(())
         })
@@ -243,11 +247,11 @@ impl Store {
     /// The last thing before the process ends: writes everything out and says so, that the next start need not walk the directory.
     pub fn close(&self) {
         self.flush_use_times();
-        self.inner.index.flush();
-        if *self.inner.settled.borrow()
-            && let Err(error) = fs::write(self.inner.layout.clean(), b"")
-        {
-            tracing::warn!(%error, "the next start will walk the directory");
+        let Some(closed) = self.inner.index.close().filter(|_| *self.inner.settled.borrow()) else {
+            return;
+        };
+        if let Err(error) = files::write_atomically(&self.inner.layout, &self.inner.layout.clean(), &record::encode(&closed)) {
+            tracing::warn!(error = %crate::telemetry::chain(&error), "the next start will walk the directory");
         }
     }
 

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use super::error::StoreError;
 use super::files;
-use super::index::{Index, Refusal};
+use super::index::{Closed, Index, Refusal};
 use super::layout::Layout;
+use super::record::decode;
 
 /// The format that this agent writes.
 const VERSION: u32 = 1;
@@ -18,8 +19,8 @@ pub(super) struct Opened {
     /// Held as long as the store lives; `None` where the disk lets nothing be locked.
     pub(super) lock: Option<File>,
     pub(super) index: Index,
-    /// Whether the index may lack entries that the directory has.
-    pub(super) reindex: bool,
+    /// What the last orderly shutdown said of the index; `None` if the index may lack entries that the directory has.
+    pub(super) closed: Option<Closed>,
 }
 
 /// Opens a data directory, or makes one.
@@ -36,9 +37,11 @@ pub(super) fn open(layout: &Layout) -> Result<Opened, StoreError> {
         }
     }
     let existed = layout.index().is_dir();
-    let clean = fs::remove_file(layout.clean()).is_ok();
+    let closed = fs::read(layout.clean()).ok().and_then(|bytes| decode(&bytes));
+    // Removed before the first write: from here on only an orderly shutdown makes it true again.
+    let removed = fs::remove_file(layout.clean()).is_ok();
     let (index, whole) = open_index(layout);
-    Ok(Opened { lock, index, reindex: !(existed && whole && clean) })
+    Ok(Opened { lock, index, closed: closed.filter(|_| existed && whole && removed) })
 }
 
 /// `None` where the disk is the reason.

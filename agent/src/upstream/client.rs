@@ -74,6 +74,14 @@ impl Clients {
     }
 
     /// The client for hosts that show certificates of `trust`.
+    /// Makes the client that most registries are asked with. If it cannot be made, the first request says why.
+    pub(super) fn prepare(&self) {
+        let trust = Trust::default();
+        if let Ok(client) = self.build(&trust) {
+            self.by_trust.lock().unwrap_or_else(PoisonError::into_inner).entry(trust).or_insert(client);
+        }
+    }
+
     pub(super) fn get(&self, trust: &Trust, at: &Place) -> Result<Courier, UpstreamError> {
         let mut by_trust = self.by_trust.lock().unwrap_or_else(PoisonError::into_inner);
         let client = match by_trust.get(trust) {

@@ -91,6 +91,11 @@ impl Upstream {
         Ok(Self { asking: Arc::new(asking) })
     }
 
+    /// Reads the trusted authorities of the machine, which the first request would wait for. Blocks.
+    pub fn prepare(&self) {
+        self.asking.clients.prepare();
+    }
+
     /// What upstream says about a manifest.
     ///
     /// # Errors
