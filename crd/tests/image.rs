@@ -10,7 +10,7 @@ fn local(text: &str) -> String {
     let image: Image = text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
     let path = image.to_local(LOCAL).unwrap_or_else(|error| panic!("{text}: {error}"));
     assert_eq!(Image::from_local(LOCAL, &path), Ok(image), "{text}");
-    path.strip_prefix("localhost:7439/").unwrap().to_owned()
+    path.strip_prefix("localhost:7439/").expect("a local form must begin with the address").to_owned()
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The registry's face: the only module that names axum.
 //!
-//! Two routers on two ports: [`registry`] answers containerd, [`admin`] answers probes, scrapers and the command line. `serve.rs` is
+//! Two routers on two ports: [`registry()`] answers containerd, [`admin()`] answers probes, scrapers and the command line. `serve.rs` is
 //! what stands between them and sockets.
 
 mod admin;

@@ -13,7 +13,7 @@ use super::files;
 use super::layout::Layout;
 use crate::oci::{Digest, Hasher};
 
-/// A temporary file below `tmp/`. Dropped before [`Writer::commit`], it is gone.
+/// A temporary file below `tmp/`. Dropped before `Store::commit` has taken it, it is gone.
 #[derive(Debug)]
 pub struct Writer {
     layout: Arc<Layout>,
