@@ -26,6 +26,9 @@ const FLUSH_EVERY: Duration = Duration::from_secs(30);
 /// After the last client, what is being stored may take so long to be whole.
 const STORE_GRACE: Duration = Duration::from_secs(5);
 
+/// Even if the clients took all the time there was.
+const STORE_GRACE_MIN: Duration = Duration::from_secs(1);
+
 /// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -53,6 +56,8 @@ pub enum AppError {
 /// When a part cannot start.
 pub async fn run(config: Config) -> Result<(), AppError> {
     raise_file_limit();
+    // Listened to from the first moment on, heard once everything runs: a signal during start-up is not lost.
+    let stop = shutdown::listen().map_err(AppError::Signals)?;
     let mut registered = Registered::with_prefix("kuik_agent");
     let metrics = Metrics::register(&mut registered);
     let readiness = Readiness::default();
@@ -87,14 +92,15 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     tokio::task::spawn_blocking(move || preparing.prepare());
     let upkeep = tokio::spawn(upkeep(store.clone()));
     let mending = tokio::spawn(mend(store.clone()));
-    let signal = shutdown::requested().await.map_err(AppError::Signals)?;
+    let signal = stop.requested().await;
     tracing::info!(signal, drain_timeout_s = config.drain_timeout.as_secs(), "stopping: running answers may finish");
     let deadline = Instant::now() + config.drain_timeout;
     let drained = registry.stop(deadline).await;
-    admin.stop(deadline.min(Instant::now() + STORE_GRACE)).await;
+    let settle_by = deadline.max(Instant::now() + STORE_GRACE_MIN).min(Instant::now() + STORE_GRACE);
+    admin.stop(settle_by).await;
     tasks.close();
     // A fill that nobody waits for is given up; what remains of it is deleted at the next start.
-    let settled = tokio::time::timeout(STORE_GRACE.min(config.drain_timeout), tasks.wait()).await.is_ok();
+    let settled = tokio::time::timeout_at(settle_by, tasks.wait()).await.is_ok();
     upkeep.abort();
     mending.abort();
     tokio::task::spawn_blocking(move || store.close()).await.map_err(AppError::Startup)?;
@@ -131,13 +137,18 @@ async fn bind(addresses: &[SocketAddr], defaults: bool) -> Result<Vec<TcpListene
     for address in addresses {
         match listen(*address).await {
             Ok(listener) => listeners.push(listener),
-            Err(AppError::Listen { source, .. }) if defaults && source.kind() == io::ErrorKind::AddrNotAvailable => {
+            Err(AppError::Listen { source, .. }) if defaults && is_missing(&source) => {
                 tracing::warn!(%address, error = %source, "not listening there: this machine does not have the address");
             }
             Err(error) => return Err(error),
         }
     }
     if listeners.is_empty() { Err(AppError::NoAddress) } else { Ok(listeners) }
+}
+
+/// The machine does not have the address, or no IPv6 at all.
+fn is_missing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {

@@ -8,7 +8,7 @@ use super::source::{Source, Wanted};
 use super::stream::Content;
 use super::{Cache, Origin};
 use crate::oci::{Digest, Repository};
-use crate::store::{Checked, LinkRecord, Store};
+use crate::store::{Blob, Checked, LinkRecord, Store};
 
 /// A blob and where it came from.
 #[derive(Debug)]
@@ -37,15 +37,15 @@ impl Cache {
         if let Some(answer) = self.stored_blob(repository, digest, size_hint, &mut proven).await? {
             return Ok(answer);
         }
-        let running = self.fills.running(digest);
-        if running.is_some() && !proven {
+        let fill = self.fills.join_or_lead(self.wanted(repository, digest))?;
+        // A fill of its own asks upstream for this very repository; another's has not.
+        if !proven && !fill.is_for(repository) {
             self.ask_whether_it_is_theirs(repository, digest).await?;
         }
-        let fill = self.fills.join_or_lead(self.wanted(repository, digest));
         match self.wait_open(repository, &fill, size_hint).await {
             // Another repository's refusal says nothing about this one.
             Err(CacheError::Upstream(_)) if !fill.is_for(repository) => {
-                let own = self.fills.join_or_lead(self.wanted(repository, digest));
+                let own = self.fills.join_or_lead(self.wanted(repository, digest))?;
                 self.wait_open(repository, &own, size_hint).await
             }
             result => result,
@@ -63,9 +63,13 @@ impl Cache {
         if let Some(answer) = self.stored_blob(repository, digest, size_hint, &mut proven).await? {
             return Ok((answer.content.size, Origin::Hit));
         }
+        let filling = self.fills.running(digest).and_then(|fill| fill.watch().borrow().size);
+        if proven && filling.is_some() {
+            return Ok((filling, Origin::Miss));
+        }
         let size = self.upstream.head_blob(repository, digest).await?;
         self.store.put_link(repository, digest, size);
-        Ok((size, Origin::Miss))
+        Ok((size.or(size_hint).or(filling), Origin::Miss))
     }
 
     async fn link(&self, repository: &Repository, digest: &Digest) -> Option<LinkRecord> {
@@ -80,21 +84,19 @@ impl Cache {
         size_hint: Option<u64>,
         proven: &mut bool,
     ) -> Result<Option<BlobAnswer>, CacheError> {
-        // A disk that cannot be read is no reason to fail: upstream may have it.
-        let blob = self.store.open_blob(digest).await.unwrap_or_else(|error| {
-            tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a blob cannot be read: asking upstream");
-            None
-        });
-        let Some(blob) = blob else {
+        let Some(blob) = open_or_miss(&self.store, digest).await else {
             return Ok(None);
         };
-        // The manifest says another size: one of the two is wrong, and the digest tells which.
-        if size_hint.is_some_and(|size| size != blob.size) && !matches!(self.store.verify(digest).await, Ok(Checked::Good { .. })) {
-            return Ok(None);
-        }
         if !*proven {
             self.ask_whether_it_is_theirs(repository, digest).await?;
             *proven = true;
+        }
+        if size_hint.is_some_and(|size| size != blob.size) {
+            // The manifest says another size: one of the two is wrong, and the digest tells which.
+            if !matches!(self.store.verify(digest).await, Ok(Checked::Good { .. })) {
+                return Ok(None);
+            }
+            self.store.put_link(repository, digest, Some(blob.size));
         }
         self.store.touch(digest);
         let content = if Store::is_small(blob.size) {
@@ -103,7 +105,7 @@ impl Cache {
                 Ok(None) | Err(_) => return Ok(None),
             }
         } else {
-            Content::stored(blob)
+            Content::stored(blob, self.store.clone(), *digest)
         };
         Ok(Some(BlobAnswer { content, origin: Origin::Hit }))
     }
@@ -120,7 +122,7 @@ impl Cache {
             repository: repository.clone(),
             digest: *digest,
             max_attempts: self.config.max_attempts,
-            avoid: Vec::new(),
+            avoid: self.fills.wrong(digest),
         }
     }
 
@@ -144,4 +146,12 @@ impl Cache {
         let size = size.or(size_hint);
         Ok(BlobAnswer { content: Content::growing(Arc::clone(fill), progress, size), origin: Origin::Miss })
     }
+}
+
+/// A committed blob. A disk that cannot be read is no reason to fail: upstream may have it.
+pub(super) async fn open_or_miss(store: &Store, digest: &Digest) -> Option<Blob> {
+    store.open_blob(digest).await.unwrap_or_else(|error| {
+        tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a blob cannot be read: asking upstream");
+        None
+    })
 }

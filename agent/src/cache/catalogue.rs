@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::Cache;
-use crate::oci::{Digest, Image, Manifest, Repository};
+use crate::oci::{Descriptor, Digest, Image, Manifest, Repository};
 use crate::store::{TagRecord, UpstreamStatus};
 
 /// How deep indexes within indexes are followed; deeper ones exist only to cause harm.
-const DEPTH_MAX: usize = 8;
+pub(super) const DEPTH_MAX: usize = 8;
 
 /// One image of `kuik-agent ls`.
 #[derive(Debug, Serialize)]
@@ -110,6 +110,20 @@ impl Cache {
     }
 }
 
+/// A manifest that is still to be read.
+struct Open {
+    digest: Digest,
+    media_type: Option<String>,
+    size: Option<u64>,
+    platform: Option<String>,
+}
+
+impl From<&Descriptor> for Open {
+    fn from(child: &Descriptor) -> Self {
+        Self { digest: child.digest, media_type: child.media_type.clone(), size: child.size, platform: child.platform.clone() }
+    }
+}
+
 /// Follows a manifest to everything it references, without recursion.
 struct Walk<'a> {
     cache: &'a Cache,
@@ -121,8 +135,8 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     async fn follow(&mut self, root: Digest, media_type: Option<String>) {
-        let mut open = vec![(root, media_type, None, 0)];
-        while let Some((digest, media_type, size, depth)) = open.pop() {
+        let mut open = vec![(Open { digest: root, media_type, size: None, platform: None }, 0)];
+        while let Some((Open { digest, media_type, size, platform }, depth)) = open.pop() {
             if depth > DEPTH_MAX || !self.counted.insert(digest) {
                 continue;
             }
@@ -130,17 +144,11 @@ impl Walk<'_> {
             let manifest = bytes.as_ref().and_then(|bytes| Manifest::parse(bytes).ok());
             let size_bytes = bytes.as_ref().map(|bytes| bytes.len() as u64).or(size);
             self.bytes += bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
-            let mut entry = ManifestEntry {
-                digest: digest.to_string(),
-                media_type,
-                size_bytes,
-                platform: None,
-                cached: bytes.is_some(),
-                blobs: Vec::new(),
-            };
+            let mut entry =
+                ManifestEntry { digest: digest.to_string(), media_type, size_bytes, platform, cached: bytes.is_some(), blobs: Vec::new() };
             if let Some(manifest) = manifest {
                 let children = manifest.children.iter().filter(|child| child.is_manifest);
-                open.extend(children.map(|child| (child.digest, child.media_type.clone(), child.size, depth + 1)));
+                open.extend(children.map(|child| (Open::from(child), depth + 1)));
                 entry.blobs = self.blobs(&manifest);
                 self.complete |= !entry.blobs.is_empty() && entry.blobs.iter().all(|blob| blob.cached);
             }

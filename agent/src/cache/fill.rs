@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use super::error::CacheError;
@@ -21,8 +21,11 @@ use super::pump::Pump;
 use super::source::{Source, Wanted};
 use super::tail::Tail;
 use crate::metrics::Metrics;
-use crate::oci::{Digest, Hasher, Repository};
+use crate::oci::{Digest, Hasher, Registry, Repository};
 use crate::store::{Reader, Store, StoreError, Writer};
+
+/// Fills that run or wait for their turn; clients are turned away above it.
+const RUNNING_MAX: usize = 1024;
 
 /// How far a fill is.
 #[derive(Debug, Clone)]
@@ -78,6 +81,8 @@ pub(super) struct Fills {
     /// Held to look a digest up or to enter one, never across an await.
     running: Mutex<HashMap<Digest, Arc<Fill>>>,
     permits: Arc<Semaphore>,
+    /// Half of the permits a registry, so that a slow one does not take them all.
+    by_registry: moka::sync::Cache<Registry, Arc<Semaphore>>,
     limits: FillLimits,
     store: Store,
     metrics: Arc<Metrics>,
@@ -96,7 +101,8 @@ impl Fills {
     pub(super) fn new(limits: FillLimits, store: Store, metrics: Arc<Metrics>, tasks: TaskTracker) -> Arc<Self> {
         let wrong = moka::sync::Cache::builder().max_capacity(1000).time_to_live(std::time::Duration::from_secs(300)).build();
         let permits = Arc::new(Semaphore::new(limits.max_concurrent));
-        Arc::new(Self { running: Mutex::default(), permits, limits, store, metrics, tasks, wrong })
+        let by_registry = moka::sync::Cache::builder().max_capacity(1000).time_to_idle(std::time::Duration::from_secs(3600)).build();
+        Arc::new(Self { running: Mutex::default(), permits, by_registry, limits, store, metrics, tasks, wrong })
     }
 
     /// The fill of this digest, if one runs.
@@ -104,20 +110,37 @@ impl Fills {
         self.lock().get(digest).cloned()
     }
 
+    /// Endpoints that sent wrong bytes for this digest lately.
+    pub(super) fn wrong(&self, digest: &Digest) -> Vec<crate::upstream::EndpointId> {
+        self.wrong.get(digest).into_iter().collect()
+    }
+
     /// The fill of this digest, begun if none runs.
-    pub(super) fn join_or_lead(self: &Arc<Self>, wanted: Wanted) -> Arc<Fill> {
+    pub(super) fn join_or_lead(self: &Arc<Self>, wanted: Wanted) -> Result<Arc<Fill>, CacheError> {
         let mut running = self.lock();
         if let Some(fill) = running.get(&wanted.digest) {
-            return Arc::clone(fill);
+            return Ok(Arc::clone(fill));
         }
-        let avoid = self.wrong.get(&wanted.digest).into_iter().collect();
-        let wanted = Wanted { avoid, ..wanted };
+        if running.len() >= RUNNING_MAX {
+            return Err(CacheError::Busy { max: RUNNING_MAX, waited: std::time::Duration::ZERO });
+        }
         let progress = watch::Sender::new(Progress { phase: Phase::Opening, frontier: 0, tail: Tail::default(), size: None, reader: None });
         let fill = Arc::new(Fill { wanted, progress });
         running.insert(fill.wanted.digest, Arc::clone(&fill));
         let lead = Leader { fills: Arc::clone(self), fill: Arc::clone(&fill) };
         self.tasks.spawn(lead.run());
-        fill
+        Ok(fill)
+    }
+
+    /// Waits for the right to download: first among those of the registry, then among all.
+    async fn turn(&self, registry: &Registry) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), CacheError> {
+        let max = self.limits.max_concurrent;
+        let own = self.by_registry.get_with(registry.clone(), || Arc::new(Semaphore::new(max.div_ceil(2))));
+        let turn = async { Ok((own.acquire_owned().await?, Arc::clone(&self.permits).acquire_owned().await?)) };
+        match tokio::time::timeout(self.limits.queue_timeout, turn).await {
+            Ok(permits) => permits.map_err(|_: tokio::sync::AcquireError| CacheError::Lost),
+            Err(_) => Err(CacheError::Busy { max, waited: self.limits.queue_timeout }),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Fill>>> {
@@ -173,7 +196,11 @@ impl Leader {
         let (fill, store) = (&self.fill, &self.fills.store);
         let wanted = &fill.wanted;
         // It may have been committed between the caller's look and this fill.
-        if let Some(blob) = store.open_blob(&wanted.digest).await? {
+        if let Some(blob) = super::blobs::open_or_miss(store, &wanted.digest).await {
+            if store.link(&wanted.repository, &wanted.digest).is_none() {
+                let size = wanted.upstream.head_blob(&wanted.repository, &wanted.digest).await?;
+                store.put_link(&wanted.repository, &wanted.digest, size);
+            }
             fill.update(|progress| {
                 progress.phase = Phase::Verified;
                 progress.frontier = blob.size;
@@ -182,11 +209,7 @@ impl Leader {
             });
             return Ok(());
         }
-        let limits = self.fills.limits;
-        let permit = tokio::time::timeout(limits.queue_timeout, self.fills.permits.acquire());
-        let Ok(Ok(_permit)) = permit.await else {
-            return Err(CacheError::Busy { max: limits.max_concurrent, waited: limits.queue_timeout }.into());
-        };
+        let _permits = self.fills.turn(&wanted.repository.registry).await?;
         // Beside the question to upstream: a file system that is busy syncing must not hold the first byte up.
         let creating = tokio::spawn({
             let (store, digest) = (store.clone(), wanted.digest);

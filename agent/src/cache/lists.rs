@@ -67,7 +67,7 @@ impl Cache {
         let list = List::Referrers { digest: *subject, artifact_type: kind.map(str::to_owned) };
         let error = match self.upstream.list(repository, &list).await {
             Ok(reply) => {
-                self.remember_referrers(repository, subject, &reply.body);
+                self.remember_referrers(repository, subject, kind.is_none() && reply.next.is_none(), &reply.body);
                 return Ok(ListAnswer::from_upstream(reply, INDEX_TYPE));
             }
             Err(error @ UpstreamError::NotFound { .. }) => return Err(error.into()),
@@ -91,11 +91,14 @@ impl Cache {
     }
 
     /// Keeps what upstream says of each referrer, for the time when it does not answer.
-    fn remember_referrers(&self, repository: &Repository, subject: &Digest, body: &Bytes) {
+    fn remember_referrers(&self, repository: &Repository, subject: &Digest, all: bool, body: &Bytes) {
+        if body.len() > REMEMBERED_BYTES_MAX {
+            return;
+        }
         let index: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let listed = index["manifests"].as_array().map(Vec::as_slice).unwrap_or_default().iter();
         let referrers = listed.filter_map(|descriptor| Some((descriptor["digest"].as_str()?.parse().ok()?, descriptor)));
-        self.store.put_referrers(repository, subject, referrers);
+        self.store.put_referrers(repository, subject, all, referrers);
     }
 
     /// The descriptor of a referrer that came as a manifest and never in a list.
@@ -107,12 +110,15 @@ impl Cache {
         if let Some(artifact_type) = manifest.artifact_type {
             descriptor["artifactType"] = artifact_type.into();
         }
-        if let Some(annotations) = manifest.annotations {
-            descriptor["annotations"] = annotations.into();
+        if let Some(annotations) = Manifest::annotations(&bytes) {
+            descriptor["annotations"] = json!(annotations);
         }
         Some(descriptor)
     }
 }
+
+/// A referrers list above this is passed on and not kept: it would take many times its size in memory to read.
+const REMEMBERED_BYTES_MAX: usize = 1 << 20;
 
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
 

@@ -1,6 +1,7 @@
 //! Manifests: by digest they never change; by tag they are confirmed, moved, or served as they were.
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 
 use super::error::CacheError;
 use super::tags::Stale;
@@ -19,6 +20,12 @@ pub struct ManifestAnswer {
     /// Set if upstream could not confirm the tag.
     pub stale: Option<Stale>,
 }
+
+/// A manifest above this is read on the blocking pool.
+const LARGE_BYTES: usize = 128 << 10;
+
+/// Large manifests that are read at one time.
+static LARGE_TURNS: Semaphore = Semaphore::const_new(2);
 
 /// What is fetched once for all who ask.
 pub(super) type ManifestKey = (Repository, Target);
@@ -73,9 +80,12 @@ impl Cache {
         let lead = |landing: super::flight::Landing<ManifestResult>| async move {
             let (repository, target) = key;
             let fetched = cache.upstream.get_manifest(&repository, &target).await.map_err(CacheError::from);
-            match fetched.and_then(|fetched| accept(&repository, &target, fetched)) {
-                Ok((answer, manifest)) => {
-                    cache.store.remember_manifest(&repository, &answer.digest, &answer.media_type, &answer.bytes, &manifest);
+            let accepted = match fetched {
+                Ok(fetched) => cache.accept(&repository, &target, fetched).await,
+                Err(error) => Err(error),
+            };
+            match accepted {
+                Ok(answer) => {
                     landing.publish(Ok(answer.clone()));
                     cache.persist(repository, target, answer).await;
                 }
@@ -88,6 +98,24 @@ impl Cache {
             }
         };
         self.manifests.join((repository.clone(), target.clone()), lead).await.unwrap_or(Err(CacheError::Lost))
+    }
+
+    /// Checks a manifest and enters it into the index. Large ones take a thread of their own, few at a time: reading one can take many
+    /// times its size in memory.
+    async fn accept(&self, repository: &Repository, target: &Target, fetched: FetchedManifest) -> ManifestResult {
+        let (store, owned) = (self.store.clone(), (repository.clone(), target.clone()));
+        let large = fetched.bytes.len() > LARGE_BYTES;
+        let work = move || {
+            let (repository, target) = owned;
+            let (answer, manifest) = accept(&repository, &target, fetched)?;
+            store.remember_manifest(&repository, &answer.digest, &answer.media_type, &answer.bytes, &manifest);
+            Ok(answer)
+        };
+        if !large {
+            return work();
+        }
+        let _turn = LARGE_TURNS.acquire().await.map_err(|_| CacheError::Lost)?;
+        tokio::task::spawn_blocking(work).await.unwrap_or(Err(CacheError::Lost))
     }
 
     async fn persist(&self, repository: Repository, target: Target, answer: ManifestAnswer) {
@@ -104,7 +132,10 @@ impl Cache {
             Target::Digest(_) => None,
         };
         let digest = answer.digest;
-        if let Err(error) = self.store.persist_manifest(repository, digest, answer.media_type, answer.bytes, tag).await {
+        if let Err(error) = self.store.persist_manifest(repository.clone(), digest, answer.media_type, answer.bytes, tag.clone()).await {
+            if let Some((tag, record)) = tag {
+                self.store.remember_tag(&repository, &tag, &record);
+            }
             self.metrics.pass_through.inc();
             tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a manifest was served and cannot be kept");
         }

@@ -6,6 +6,12 @@ use futures_util::StreamExt;
 use crate::oci::{Digest, Repository};
 use crate::upstream::{self, BlobStream, EndpointId, Upstream, UpstreamError};
 
+/// After so many bytes without a break, earlier breaks are forgotten.
+const WELL_ON_BYTES: u64 = 1 << 20;
+
+/// An upstream that breaks off so often in a row, a few bytes further each time, is given up.
+const RESUMES_MAX: u32 = 20;
+
 /// What to fetch, and how stubbornly.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
@@ -27,13 +33,17 @@ pub(super) struct Source {
     /// Where the next byte belongs.
     position: u64,
     fruitless: u32,
+    /// How often it was resumed since it last got well on.
+    resumes: u32,
+    /// Bytes since it was last resumed.
+    gained: u64,
 }
 
 impl Source {
     /// Asks upstream. Retried by `Upstream` itself where that helps.
     pub(super) async fn open(wanted: Wanted, from: u64) -> Result<Self, UpstreamError> {
         let stream = wanted.upstream.get_blob(&wanted.repository, &wanted.digest, from, &wanted.avoid).await?;
-        Ok(Self { wanted, stream, position: from, fruitless: 0 })
+        Ok(Self { wanted, stream, position: from, fruitless: 0, resumes: 0, gained: 0 })
     }
 
     /// The size of the whole blob, if upstream said.
@@ -54,6 +64,10 @@ impl Source {
                 Some(Ok(bytes)) => {
                     self.position += bytes.len() as u64;
                     self.fruitless = 0;
+                    self.gained += bytes.len() as u64;
+                    if self.gained >= WELL_ON_BYTES {
+                        self.resumes = 0;
+                    }
                     return (self, Ok(Some(bytes)));
                 }
                 None => return (self, Ok(None)),
@@ -66,15 +80,17 @@ impl Source {
     }
 
     async fn resume(&mut self, mut error: UpstreamError) -> Result<(), UpstreamError> {
-        while error.is_retryable() && self.fruitless < self.wanted.max_attempts {
+        while error.is_retryable() && self.fruitless < self.wanted.max_attempts && self.resumes < RESUMES_MAX {
             tracing::warn!(
                 digest = %self.wanted.digest, endpoint = %self.stream.endpoint, position = self.position, attempt = self.fruitless + 1,
                 %error, "a download broke off: resuming it"
             );
-            if self.fruitless > 0 {
-                tokio::time::sleep(upstream::delay(self.fruitless)).await;
+            if self.resumes > 0 {
+                tokio::time::sleep(upstream::delay(self.resumes)).await;
             }
             self.fruitless += 1;
+            self.resumes += 1;
+            self.gained = 0;
             if self.fruitless > 1 && !self.wanted.avoid.contains(&self.stream.endpoint) {
                 // It had its second chance: the others go first from now on.
                 self.wanted.avoid.push(self.stream.endpoint.clone());

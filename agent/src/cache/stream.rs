@@ -16,7 +16,7 @@ use super::fill::{Fill, Phase, Progress};
 use super::source::Source;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Hasher};
-use crate::store::{Blob, Reader};
+use crate::store::{Blob, Reader, Store};
 
 /// What a client has to wait for until the digest is verified, in bytes from the end of its range.
 pub(super) const WITHHELD_BYTES: u64 = 64 << 10;
@@ -36,7 +36,7 @@ pub struct Content {
 #[derive(Debug)]
 enum From {
     Memory(Bytes),
-    Stored(Reader),
+    Stored(Stored),
     Growing { fill: Arc<Fill>, progress: watch::Receiver<Progress> },
     Through(Box<Through>),
 }
@@ -46,8 +46,8 @@ impl Content {
         Self { size: Some(bytes.len() as u64), from: From::Memory(bytes) }
     }
 
-    pub(super) fn stored(blob: Blob) -> Self {
-        Self { size: Some(blob.size), from: From::Stored(blob.reader) }
+    pub(super) fn stored(blob: Blob, store: Store, digest: Digest) -> Self {
+        Self { size: Some(blob.size), from: From::Stored(Stored { reader: blob.reader, store, digest }) }
     }
 
     pub(super) fn growing(fill: Arc<Fill>, progress: watch::Receiver<Progress>, size: Option<u64>) -> Self {
@@ -78,7 +78,7 @@ impl Content {
                 let bounds = |at: u64| usize::try_from(at).unwrap_or(bytes.len()).min(bytes.len());
                 State::Memory(bytes.slice(bounds(start)..bounds(end.unwrap_or(u64::MAX))))
             }
-            From::Stored(reader) => State::Stored { reader, position: start, end: end.unwrap_or(0) },
+            From::Stored(blob) => State::Stored { blob, position: start, end: end.unwrap_or(0) },
             From::Growing { fill, progress } => State::Growing(Cursor { fill, progress, position: start, end, metrics }),
             From::Through(mut through) => {
                 through.wanted = start..end.unwrap_or(u64::MAX);
@@ -97,7 +97,7 @@ impl Content {
 
 enum State {
     Memory(Bytes),
-    Stored { reader: Reader, position: u64, end: u64 },
+    Stored { blob: Stored, position: u64, end: u64 },
     Growing(Cursor),
     Through(Box<Through>),
     Over,
@@ -111,10 +111,10 @@ async fn step(mut state: State) -> io::Result<Option<(Bytes, State)>> {
             State::Memory(bytes) if bytes.is_empty() => return Ok(None),
             State::Memory(bytes) => return Ok(Some((bytes, State::Over))),
             State::Stored { position, end, .. } if position >= end => return Ok(None),
-            State::Stored { reader, position, end } => {
+            State::Stored { blob, position, end } => {
                 let next = end.min(position + STORED_CHUNK_BYTES);
-                let bytes = reader.read(position..next).await?;
-                return Ok(Some((bytes, State::Stored { reader, position: next, end })));
+                let bytes = blob.read(position..next).await?;
+                return Ok(Some((bytes, State::Stored { blob, position: next, end })));
             }
             State::Growing(mut cursor) => match cursor.next().await? {
                 Next::Bytes(bytes) => return Ok(Some((bytes, State::Growing(cursor)))),
@@ -126,6 +126,26 @@ async fn step(mut state: State) -> io::Result<Option<(Bytes, State)>> {
                 return Ok(bytes.map(|bytes| (bytes, State::Through(through))));
             }
         }
+    }
+}
+
+/// A committed blob that is being read.
+#[derive(Debug)]
+struct Stored {
+    reader: Reader,
+    store: Store,
+    digest: Digest,
+}
+
+impl Stored {
+    /// A blob that the disk does not give back breaks this response off; the next request finds it gone, and asks upstream.
+    async fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let result = self.reader.read(range).await;
+        if let Err(error) = &result {
+            let same = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+            self.store.report_unreadable(&self.digest, same).await;
+        }
+        result
     }
 }
 
@@ -151,7 +171,7 @@ enum Look {
     Read(Reader, Range<u64>),
     End,
     Failed(io::Error),
-    Detach { frontier: u64, hasher: Box<Hasher> },
+    Detach { frontier: u64, reader: Option<Reader>, hasher: Box<Hasher> },
     Wait,
 }
 
@@ -171,7 +191,7 @@ impl Cursor {
                 }
                 Look::End => return Ok(Next::End),
                 Look::Failed(error) => return Err(error),
-                Look::Detach { frontier, hasher } => return self.detach(frontier, *hasher).await,
+                Look::Detach { frontier, reader, hasher } => return self.detach(frontier, reader, *hasher).await,
                 // The leader says how it ended before it goes, so a closed channel is a defect.
                 Look::Wait => self.progress.changed().await.map_err(|_| io::Error::other(CacheError::Lost))?,
             }
@@ -206,19 +226,28 @@ impl Cursor {
             }
             Phase::Verified => Look::End,
             Phase::Failed(error) => Look::Failed(io::Error::other(error.clone())),
-            Phase::Detached { hasher } => Look::Detach { frontier: progress.frontier, hasher: hasher.clone() },
+            Phase::Detached { hasher } => {
+                Look::Detach { frontier: progress.frontier, reader: progress.reader.clone(), hasher: hasher.clone() }
+            }
             Phase::Opening | Phase::Flowing => Look::Wait,
         }
     }
 
     /// Goes on from upstream where the disk stopped. What the client has had is not sent again.
-    async fn detach(&mut self, frontier: u64, hasher: Hasher) -> io::Result<Next> {
+    async fn detach(&mut self, frontier: u64, reader: Option<Reader>, hasher: Hasher) -> io::Result<Next> {
+        // What is on disk and was withheld: upstream does not send it again, and it still waits for the digest.
+        let until = frontier.min(self.end.unwrap_or(u64::MAX));
+        let held = match reader {
+            Some(reader) if self.position < until => Some(reader.read(self.position..until).await?),
+            _ => None,
+        };
         let wanted = &self.fill.wanted;
         let source = Source::open(wanted.clone(), frontier).await.map_err(|error| io::Error::other(CacheError::from(error)))?;
         tracing::debug!(digest = %wanted.digest, position = self.position, frontier, "streaming straight from upstream");
         self.metrics.streams_detached.inc();
         let range = self.position..self.end.unwrap_or(u64::MAX);
-        Ok(Next::Detached(Box::new(Through::new(source, wanted.digest, frontier, hasher, range))))
+        let through = Through { held, ..Through::new(source, wanted.digest, frontier, hasher, range) };
+        Ok(Next::Detached(Box::new(through)))
     }
 }
 

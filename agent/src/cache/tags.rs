@@ -98,7 +98,7 @@ impl Cache {
             Err(_) => {
                 let reason = format!("upstream did not answer within {} ms", self.config.revalidate_timeout.as_millis());
                 self.unavailable.insert(repository.registry.clone(), reason.clone());
-                self.store.note_tag(repository, tag, UpstreamStatus::Unavailable);
+                self.store.note_tag(repository, tag, &digest, UpstreamStatus::Unavailable);
                 Confirmation::Unconfirmed { status: UpstreamStatus::Unavailable, reason }
             }
         }
@@ -108,7 +108,7 @@ impl Cache {
         let target = Target::Tag(tag.clone());
         let error: CacheError = match self.upstream.head_manifest(repository, &target).await {
             Ok(head) if head.digest == Some(*digest) => {
-                self.store.note_tag(repository, tag, UpstreamStatus::Ok);
+                self.store.note_tag(repository, tag, digest, UpstreamStatus::Ok);
                 return Confirmation::Same;
             }
             // Another digest; or none, from a registry that does not say it: then only the manifest itself tells.
@@ -123,10 +123,11 @@ impl Cache {
             Err(error) => error.into(),
         };
         let status = status_of(&error);
-        if status == UpstreamStatus::Unavailable {
+        // One repository's trouble says nothing of the registry's others.
+        if let CacheError::Upstream(UpstreamError::Unreachable { .. } | UpstreamError::Stalled { .. }) = &error {
             self.unavailable.insert(repository.registry.clone(), error.to_string());
         }
-        self.store.note_tag(repository, tag, status);
+        self.store.note_tag(repository, tag, digest, status);
         Confirmation::Unconfirmed { status, reason: error.to_string() }
     }
 }

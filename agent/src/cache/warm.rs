@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use super::catalogue::DEPTH_MAX;
 use super::error::CacheError;
 use super::fill::Phase;
 use super::{Cache, ManifestAnswer};
-use crate::oci::{Descriptor, Digest, Image, Manifest, Repository, Target};
+use crate::oci::{Descriptor, Image, Manifest, Repository, Target};
 
 /// Which manifests of an index are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,26 +42,27 @@ impl Cache {
 
     async fn warm_all(&self, image: &Image, platforms: &Platforms, events: &mpsc::Sender<WarmEvent>) -> Result<WarmEvent, CacheError> {
         let repository = image.repository();
-        let root = self.manifest(repository, &image.target()).await?;
-        let root_digest = root.digest;
+        let root = self.manifest(repository, &image.target()).await?.digest;
         let mut bytes = 0;
-        let mut seen = BTreeSet::from([root.digest]);
-        let mut open = vec![root];
-        while let Some(answer) = open.pop() {
+        let mut seen = BTreeSet::from([root]);
+        let mut open = vec![(root, image.target(), 0)];
+        while let Some((digest, target, depth)) = open.pop() {
+            let answer = self.manifest(repository, &target).await?;
             let manifest = self.announce(repository, &answer, events).await?;
             bytes += answer.bytes.len() as u64;
-            for child in choose(&manifest, &answer.bytes, platforms) {
+            for child in choose(&manifest, platforms) {
                 if !seen.insert(child.digest) {
                     continue;
                 }
-                if child.is_manifest {
-                    open.push(self.manifest(repository, &Target::Digest(child.digest)).await?);
-                } else {
+                if child.is_manifest && depth < DEPTH_MAX {
+                    open.push((child.digest, Target::Digest(child.digest), depth + 1));
+                } else if !child.is_manifest {
                     bytes += self.warm_blob(repository, &child, events).await?;
                 }
             }
+            tracing::debug!(%repository, %digest, depth, "a manifest is warm");
         }
-        Ok(WarmEvent::Done { digest: root_digest.to_string(), bytes })
+        Ok(WarmEvent::Done { digest: root.to_string(), bytes })
     }
 
     async fn announce(
@@ -84,11 +86,11 @@ impl Cache {
                 let _ = events.send(event).await;
             }
         };
-        if let Some(blob) = self.store.open_blob(digest).await? {
+        if let Some(blob) = super::blobs::open_or_miss(&self.store, digest).await {
             report(Some(blob.size), blob.size, true).await;
             return Ok(blob.size);
         }
-        let fill = self.fills.join_or_lead(self.wanted(repository, digest));
+        let fill = self.fills.join_or_lead(self.wanted(repository, digest))?;
         let mut progress = fill.watch();
         // A fill that is over already, and only being synced, was somebody else's.
         let cached = matches!(progress.borrow().phase, Phase::Verified);
@@ -109,24 +111,42 @@ impl Cache {
 }
 
 /// The children to fetch: everything, or of an index what is for the platform. An index in which nothing is for it is taken whole.
-fn choose(manifest: &Manifest, bytes: &[u8], platforms: &Platforms) -> Vec<Descriptor> {
+fn choose(manifest: &Manifest, platforms: &Platforms) -> Vec<Descriptor> {
     let Platforms::One(wanted) = platforms else {
         return manifest.children.clone();
     };
-    let fitting = for_platform(bytes, wanted);
-    let chosen: Vec<_> = manifest.children.iter().filter(|child| !child.is_manifest || fitting.contains(&child.digest)).cloned().collect();
+    let fits = |platform: &str| platform == wanted || platform.strip_prefix(wanted).is_some_and(|variant| variant.starts_with('/'));
+    // What has no platform is taken: layers, and indexes within the index, which are looked into.
+    let chosen: Vec<_> = manifest.children.iter().filter(|child| child.platform.as_deref().is_none_or(fits)).cloned().collect();
     if chosen.is_empty() { manifest.children.clone() } else { chosen }
 }
 
-fn for_platform(bytes: &[u8], wanted: &str) -> BTreeSet<Digest> {
-    let index: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
-    let manifests = index["manifests"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let fits = |manifest: &&serde_json::Value| {
-        let platform = &manifest["platform"];
-        let part = |name: &str| platform[name].as_str().unwrap_or_default();
-        let name = format!("{}/{}", part("os"), part("architecture"));
-        // Nested indexes have no platform: they are looked into.
-        platform.is_null() || name == wanted || format!("{name}/{}", part("variant")) == wanted
-    };
-    manifests.iter().filter(fits).filter_map(|manifest| manifest["digest"].as_str()?.parse().ok()).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_an_index_only_what_is_for_the_platform_is_fetched() {
+        let child = |number: u8, platform: Option<&str>| {
+            let platform = platform.map(|name| {
+                let mut parts = name.split('/');
+                serde_json::json!({ "os": parts.next(), "architecture": parts.next(), "variant": parts.next() })
+            });
+            serde_json::json!({ "digest": format!("sha256:{}", format!("{number:02x}").repeat(32)), "platform": platform })
+        };
+        let index = serde_json::json!({ "manifests": [
+            child(0, Some("linux/amd64")), child(1, Some("linux/arm/v7")), child(2, Some("unknown/unknown")), child(3, None),
+        ] });
+        let manifest = Manifest::parse(index.to_string().as_bytes()).unwrap();
+        let check = |wanted: &str, numbers: &[usize]| {
+            let chosen = choose(&manifest, &Platforms::One(wanted.to_owned()));
+            let all: Vec<_> = numbers.iter().map(|number| manifest.children[*number].clone()).collect();
+            assert_eq!(chosen, all, "{wanted}");
+        };
+        check("linux/amd64", &[0, 3]);
+        check("linux/arm", &[1, 3]);
+        check("linux/arm/v7", &[1, 3]);
+        check("linux/ar", &[3]);
+        assert_eq!(choose(&manifest, &Platforms::All).len(), 4);
+    }
 }

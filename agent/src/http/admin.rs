@@ -131,6 +131,7 @@ async fn verify(State(state): State<AdminState>) -> Response {
 }
 
 async fn verify_all(store: &Store, events: &mpsc::Sender<VerifyEvent>) -> Result<(), mpsc::error::SendError<VerifyEvent>> {
+    store.settled().await;
     let digests = store.committed();
     let total = digests.len() as u64;
     let (mut checked, mut bytes, mut quarantined) = (0, 0, 0);

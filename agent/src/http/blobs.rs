@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
+use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, IF_RANGE, RANGE};
 use http::{HeaderValue, Method, StatusCode};
 
@@ -51,8 +52,13 @@ fn begin(request: &HeaderMap, digest: &Digest) -> Response {
 
 fn head(request: &HeaderMap, digest: &Digest, size: Option<u64>) -> Response {
     let mut response = begin(request, digest);
-    if let (StatusCode::OK, Some(size)) = (response.status(), size) {
-        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
+    match (response.status(), size) {
+        (StatusCode::OK, Some(size)) => {
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
+        }
+        // A body that does not know its end, or the empty one's length would be taken for the blob's.
+        (StatusCode::OK, None) => *response.body_mut() = Body::from_stream(futures_util::stream::empty::<std::io::Result<Bytes>>()),
+        _ => {}
     }
     response
 }

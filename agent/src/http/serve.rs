@@ -127,8 +127,9 @@ impl Accept {
             .half_close(false);
         let serving = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.router.clone()));
         let (stop, abort, open) = (self.stop.clone(), self.abort.clone(), self.open.clone());
-        open.inc();
+        let open = OpenConnection::count(open);
         async move {
+            let _open = open;
             tokio::pin!(serving);
             let mut stopping = false;
             let result = loop {
@@ -144,7 +145,6 @@ impl Accept {
                     }
                 }
             };
-            open.dec();
             if let Err(error) = result {
                 tracing::debug!(%peer, error = %crate::telemetry::chain(&error), "a connection ended early");
             }
@@ -155,6 +155,22 @@ impl Accept {
     fn tune(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         socket2::SockRef::from(stream).set_tcp_user_timeout(Some(self.limits.write_timeout))
+    }
+}
+
+/// Counts a connection as long as it lives, however it ends.
+struct OpenConnection(Gauge);
+
+impl OpenConnection {
+    fn count(open: Gauge) -> Self {
+        open.inc();
+        Self(open)
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -3,11 +3,16 @@
 //! Image manifests, indexes (nested too), Docker schema 2 and lists, artifacts: one lenient reading serves them all, since the
 //! agent needs only which digests a manifest references. The bytes are kept and served as they came.
 
+use std::collections::BTreeMap;
+
 use kuik_crd::Digest;
 use serde::Deserialize;
 
 /// The largest manifest that is read: the distribution specification lets registries stop at 4 MiB; some allow more.
 pub const MANIFEST_BYTES_MAX: usize = 16 << 20;
+
+/// The most references that a manifest may have. Images have dozens, large indexes hundreds.
+const CHILDREN_MAX: usize = 10_000;
 
 /// What upstream is offered. Order matters to some registries: indexes first, so that nothing is picked for us.
 pub const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
@@ -28,6 +33,8 @@ pub struct Descriptor {
     pub media_type: Option<String>,
     /// Whether it is fetched as a manifest.
     pub is_manifest: bool,
+    /// In an index: what it is for, as `os/architecture` or `os/architecture/variant`.
+    pub platform: Option<String>,
 }
 
 /// What the agent reads from a manifest.
@@ -41,18 +48,26 @@ pub struct Manifest {
     pub children: Vec<Descriptor>,
     /// What it is about, where it is a referrer.
     pub subject: Option<Digest>,
-    /// Its annotations, verbatim; a referrers list repeats them.
-    pub annotations: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 /// The bytes are no manifest.
 #[derive(Debug, thiserror::Error)]
-#[error("the manifest is not a JSON object of the known form")]
-pub struct ManifestError(#[source] serde_json::Error);
+pub enum ManifestError {
+    /// Not JSON, or a known field of another type.
+    #[error("the manifest is not a JSON object of the known form")]
+    Json(#[source] serde_json::Error),
+    /// JSON, and nothing in it that manifests have: an error message of some proxy, for example.
+    #[error("the JSON document has nothing that makes it a manifest: no schemaVersion, config, layers, manifests or blobs")]
+    Foreign,
+    /// More references than any image has.
+    #[error("the manifest references more than {CHILDREN_MAX} others")]
+    TooManyChildren,
+}
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Document {
+    schema_version: Option<serde_json::Number>,
     media_type: Option<String>,
     artifact_type: Option<String>,
     config: Option<RawDescriptor>,
@@ -63,7 +78,18 @@ struct Document {
     #[serde(default)]
     manifests: Option<Vec<RawDescriptor>>,
     subject: Option<RawDescriptor>,
-    annotations: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Document {
+    fn is_manifest(&self) -> bool {
+        let is_known = self.media_type.as_deref().is_some_and(is_manifest_type);
+        let has_content = self.config.is_some() || self.layers.is_some() || self.blobs.is_some() || self.manifests.is_some();
+        self.schema_version.is_some() || has_content || is_known
+    }
+
+    fn references(&self) -> usize {
+        [&self.layers, &self.blobs, &self.manifests].into_iter().flatten().map(Vec::len).sum()
+    }
 }
 
 #[derive(Deserialize)]
@@ -72,12 +98,31 @@ struct RawDescriptor {
     digest: String,
     size: Option<u64>,
     media_type: Option<String>,
+    platform: Option<RawPlatform>,
+}
+
+#[derive(Deserialize)]
+struct RawPlatform {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    variant: Option<String>,
+}
+
+impl RawPlatform {
+    fn name(self) -> String {
+        let variant = self.variant.filter(|variant| !variant.is_empty()).map(|variant| format!("/{variant}")).unwrap_or_default();
+        format!("{}/{}{variant}", self.os, self.architecture)
+    }
 }
 
 impl RawDescriptor {
     /// `None` for a digest of an unknown algorithm: it cannot be verified, hence not served.
     fn read(self, is_manifest: bool) -> Option<Descriptor> {
-        Some(Descriptor { digest: self.digest.parse().ok()?, size: self.size, media_type: self.media_type, is_manifest })
+        let digest = self.digest.parse().ok()?;
+        let platform = self.platform.map(RawPlatform::name);
+        Some(Descriptor { digest, size: self.size, media_type: self.media_type, is_manifest, platform })
     }
 }
 
@@ -85,9 +130,16 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// When the bytes are not a JSON object, or a known field has another type than the specification gives it.
+    /// When the bytes are not a JSON object, a known field has another type than the specification gives it, or nothing in it is a
+    /// manifest's.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let document: Document = serde_json::from_slice(bytes).map_err(ManifestError)?;
+        let document: Document = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
+        if !document.is_manifest() {
+            return Err(ManifestError::Foreign);
+        }
+        if document.references() > CHILDREN_MAX {
+            return Err(ManifestError::TooManyChildren);
+        }
         let config_type = document.config.as_ref().and_then(|config| config.media_type.clone());
         let manifests = document.manifests.into_iter().flatten().filter_map(|raw| raw.read(true));
         let blobs = document.config.into_iter().chain(document.layers.into_iter().flatten()).chain(document.blobs.into_iter().flatten());
@@ -96,8 +148,17 @@ impl Manifest {
             artifact_type: document.artifact_type.or(config_type),
             children: manifests.chain(blobs.filter_map(|raw| raw.read(false))).collect(),
             subject: document.subject.and_then(|raw| raw.read(true)).map(|subject| subject.digest),
-            annotations: document.annotations,
         })
+    }
+
+    /// The annotations of a manifest, which a referrers list repeats. They are read by themselves because they may be most of it.
+    #[must_use]
+    pub fn annotations(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
+        #[derive(Deserialize)]
+        struct Annotated {
+            annotations: Option<BTreeMap<String, String>>,
+        }
+        serde_json::from_slice::<Annotated>(bytes).ok()?.annotations
     }
 
     /// The media type to serve it under when nobody said so: its own, or what its shape tells.
@@ -148,9 +209,12 @@ mod tests {
 
     #[test]
     fn an_index_references_manifests_and_an_artifact_its_subject() {
-        let text = format!(r#"{{"manifests":[{{"digest":"{A}","mediaType":"m"}}],"subject":{{"digest":"{B}"}},"artifactType":"t"}}"#);
+        let text = format!(
+            r#"{{"manifests":[{{"digest":"{A}","mediaType":"m","platform":{{"os":"o","architecture":"a","variant":"v"}}}}],"subject":{{"digest":"{B}"}},"artifactType":"t"}}"#
+        );
         let manifest = Manifest::parse(text.as_bytes()).unwrap();
         assert!(manifest.children[0].is_manifest);
+        assert_eq!(manifest.children[0].platform.as_deref(), Some("o/a/v"));
         assert_eq!(manifest.subject.unwrap().to_string(), B);
         assert_eq!(manifest.artifact_type.as_deref(), Some("t"));
         assert_eq!(manifest.media_type_or_guess(), "application/vnd.oci.image.index.v1+json");
@@ -160,6 +224,29 @@ mod tests {
     fn a_digest_that_cannot_be_verified_is_no_child() {
         let manifest = Manifest::parse(br#"{"layers":[{"digest":"md5:00"}],"blobs":null}"#).unwrap();
         assert!(manifest.children.is_empty());
+    }
+
+    #[test]
+    fn a_document_of_another_kind_is_refused() {
+        for text in ["{}", r#"{"error":"please log in to the proxy"}"#, r#"{"errors":[{"code":"DENIED"}]}"#, r#"{"config":null}"#] {
+            assert!(matches!(Manifest::parse(text.as_bytes()), Err(ManifestError::Foreign)), "{text}");
+        }
+        assert!(Manifest::parse(br#"{"schemaVersion":2}"#).is_ok());
+        assert!(Manifest::parse(br#"{"mediaType":"application/vnd.oci.artifact.manifest.v1+json"}"#).is_ok());
+    }
+
+    #[test]
+    fn references_are_counted_before_they_are_followed() {
+        let manifest = |count: usize| format!(r#"{{"layers":[{}]}}"#, vec![format!(r#"{{"digest":"{A}"}}"#); count].join(","));
+        assert!(Manifest::parse(manifest(CHILDREN_MAX).as_bytes()).is_ok());
+        assert!(matches!(Manifest::parse(manifest(CHILDREN_MAX + 1).as_bytes()), Err(ManifestError::TooManyChildren)));
+    }
+
+    #[test]
+    fn annotations_are_read_apart() {
+        let annotations = Manifest::annotations(br#"{"schemaVersion":2,"annotations":{"a":"b"}}"#).unwrap();
+        assert_eq!(annotations["a"], "b");
+        assert_eq!(Manifest::annotations(br#"{"annotations":{"a":[]}}"#), None);
     }
 
     #[test]

@@ -36,8 +36,10 @@ impl Reader {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => filled += count,
                 Err(Errno::INTR) => {}
-                // Not in the page cache, or a file system that does not know the flag.
-                Err(Errno::AGAIN | Errno::OPNOTSUPP) => return self.read_blocking(buffer, filled, range.start).await,
+                // Not in the page cache, or a file system or a kernel that does not know the flag.
+                Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                    return self.read_blocking(buffer, filled, range.start).await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -1,7 +1,7 @@
 //! The index: what is quicker to look up than to read from the directory. The only file that names sled.
 //!
 //! It is a cache of `blobs/` and `refs/` plus use-times and tag freshness. Whatever it says, the directory decides: an entry whose
-//! file is gone is a miss, and a missing entry is looked up in `refs/`. So an index that is deleted, corrupt or from a newer version
+//! file is gone is a miss, and what it lacks is read from the directory at start-up. So an index that is deleted, corrupt or from a newer version
 //! is moved aside and made anew (`recover.rs`), and one that cannot be opened at all (full or read-only disk) is kept in memory.
 
 use std::collections::BTreeMap;
@@ -109,7 +109,11 @@ impl Index {
 
     /// Goes on in memory, empty. The files stay as they are, for the next start to move aside.
     pub(super) fn replace_with_memory(&self) {
-        *self.backend.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Backend::Memory(Mutex::default()));
+        let mut backend = self.backend.write().unwrap_or_else(PoisonError::into_inner);
+        let broken = std::mem::replace(&mut *backend, Arc::new(Backend::Memory(Mutex::default())));
+        drop(backend);
+        // It may take its time, or panic: nobody waits for it, and nothing depends on it.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(broken)));
     }
 
     /// Ends when the storage engine has failed.
@@ -144,6 +148,23 @@ impl Index {
             }
             Backend::Memory(rows) => {
                 lock(rows).remove(&(table, key.to_vec()));
+            }
+        }
+    }
+
+    /// Changes a row in one step. `change` may run more than once; `None` leaves the row as it is.
+    pub(super) fn update(&self, table: Table, key: &[u8], change: &dyn Fn(&[u8]) -> Option<Vec<u8>>) {
+        match &*self.backend() {
+            Backend::Sled { tables, .. } => {
+                let changed = |old: Option<&[u8]>| old.and_then(|old| change(old).or_else(|| Some(old.to_vec())));
+                self.guard(table, || tables[&table].update_and_fetch(key, changed));
+            }
+            Backend::Memory(rows) => {
+                if let Some(row) = lock(rows).get_mut(&(table, key.to_vec()))
+                    && let Some(changed) = change(row)
+                {
+                    *row = changed;
+                }
             }
         }
     }
@@ -298,6 +319,12 @@ mod tests {
         assert_eq!(index.get(Table::Tags, b"a\0y"), Some(b"2".to_vec()));
         let rows: Vec<_> = index.scan(Table::Tags, b"a\0").into_iter().map(|(_, value)| value).collect();
         assert_eq!(rows, [b"1", b"2"]);
+        index.update(Table::Tags, b"a\0y", &|old| Some([old, b"+"].concat()));
+        index.update(Table::Tags, b"a\0z", &|_| Some(b"new".to_vec()));
+        index.update(Table::Tags, b"a\0x", &|_| None);
+        assert_eq!(index.get(Table::Tags, b"a\0y"), Some(b"2+".to_vec()));
+        assert_eq!(index.get(Table::Tags, b"a\0z"), None);
+        assert_eq!(index.get(Table::Tags, b"a\0x"), Some(b"1".to_vec()));
         index.remove(Table::Tags, b"a\0y");
         assert_eq!(index.get(Table::Tags, b"a\0y"), None);
     }

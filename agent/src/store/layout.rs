@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::oci::{Algorithm, Digest, Repository, Tag};
 
@@ -23,6 +24,8 @@ use crate::oci::{Algorithm, Digest, Repository, Tag};
 #[derive(Debug)]
 pub(super) struct Layout {
     root: PathBuf,
+    /// In a container every process has the same id, so the time of the start goes into the names of temporary files too.
+    run: String,
     unique: AtomicU64,
 }
 
@@ -31,7 +34,9 @@ pub(super) const MANIFESTS_DIR: &str = "_manifests";
 
 impl Layout {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), unique: AtomicU64::new(0) }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let run = format!("{}-{:x}", std::process::id(), now.as_nanos());
+        Self { root: root.to_owned(), run, unique: AtomicU64::new(0) }
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -83,7 +88,7 @@ impl Layout {
     /// A path below `tmp/` that this process has not used yet.
     pub(super) fn new_temporary(&self) -> PathBuf {
         let number = self.unique.fetch_add(1, Ordering::Relaxed);
-        self.temporary().join(format!("{}-{number}", std::process::id()))
+        self.temporary().join(format!("{}-{number}", self.run))
     }
 
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {

@@ -5,7 +5,7 @@ use super::index::Table;
 use super::layout::{digest_key, digest_of_key, in_repository, repository_prefix};
 use super::record::{LinkRecord, ManifestRecord, TagRecord, UpstreamStatus, decode, encode};
 use super::{Inner, Store, refs, writer::Writer};
-use crate::oci::{Digest, Manifest, Repository, Tag};
+use crate::oci::{Digest, Manifest, Repository, Tag, is_manifest_type};
 use bytes::Bytes;
 
 /// Enters a manifest and everything that it references into the index.
@@ -70,16 +70,21 @@ impl Store {
         self.inner.index.get(Table::Tags, &in_repository(repository, tag.as_str().as_bytes())).and_then(|bytes| decode(&bytes))
     }
 
-    /// Notes what upstream said of a tag that did not move.
-    pub fn note_tag(&self, repository: &Repository, tag: &Tag, status: UpstreamStatus) {
-        let Some(mut record) = self.tag(repository, tag) else {
-            return;
-        };
-        record.upstream_status = status;
-        if status == UpstreamStatus::Ok {
-            record.validated_at = super::now_seconds();
-        }
-        self.inner.index.put(Table::Tags, &in_repository(repository, tag.as_str().as_bytes()), encode(&record));
+    /// Notes what upstream said of a tag, unless it has moved on from `digest` meanwhile.
+    pub fn note_tag(&self, repository: &Repository, tag: &Tag, digest: &Digest, status: UpstreamStatus) {
+        self.inner.index.update(Table::Tags, &in_repository(repository, tag.as_str().as_bytes()), &|old| {
+            let mut record: TagRecord = decode(old).filter(|record: &TagRecord| record.digest == *digest)?;
+            record.upstream_status = status;
+            if status == UpstreamStatus::Ok {
+                record.validated_at = super::now_seconds();
+            }
+            Some(encode(&record))
+        });
+    }
+
+    /// Makes a tag known for as long as the index lasts: what is left to do when the disk refuses the rest.
+    pub fn remember_tag(&self, repository: &Repository, tag: &Tag, record: &TagRecord) {
+        self.inner.index.put(Table::Tags, &in_repository(repository, tag.as_str().as_bytes()), encode(record));
     }
 
     /// A manifest that the repository has, or that one of its indexes references: its media type, as upstream gave it or, for one
@@ -90,7 +95,9 @@ impl Store {
         if let Some(record) = self.inner.index.get(Table::Manifests, &key).and_then(|bytes| decode::<ManifestRecord>(&bytes)) {
             return Some(Some(record.media_type));
         }
-        self.inner.index.get(Table::Links, &key).and_then(|bytes| decode::<LinkRecord>(&bytes)).map(|link| link.media_type)
+        let link: LinkRecord = self.inner.index.get(Table::Links, &key).and_then(|bytes| decode(&bytes))?;
+        // A layer is no manifest, whatever it is asked for as.
+        link.media_type.as_deref().is_none_or(is_manifest_type).then_some(link.media_type)
     }
 
     /// Whether and how the repository references a blob. Knowing a digest is not a permission.
@@ -108,7 +115,8 @@ impl Store {
     /// Notes that upstream serves a blob under the repository.
     pub fn put_link(&self, repository: &Repository, digest: &Digest, size: Option<u64>) {
         let key = in_repository(repository, &digest_key(digest));
-        self.inner.index.put(Table::Links, &key, encode(&LinkRecord { size, media_type: None }));
+        let old: LinkRecord = self.inner.index.get(Table::Links, &key).and_then(|bytes| decode(&bytes)).unwrap_or_default();
+        self.inner.index.put(Table::Links, &key, encode(&LinkRecord { size: size.or(old.size), media_type: old.media_type }));
     }
 
     /// The tags that are known of a repository, in order.
@@ -140,15 +148,18 @@ impl Store {
         )
     }
 
-    /// Notes referrers as upstream lists them: each with its descriptor.
+    /// Notes referrers as upstream lists them, each with its descriptor; `all` if it lists all that there are.
     pub fn put_referrers<'a>(
         &self,
         repository: &Repository,
         subject: &Digest,
+        all: bool,
         referrers: impl Iterator<Item = (Digest, &'a serde_json::Value)>,
     ) {
         let prefix = in_repository(repository, &digest_key(subject));
-        self.inner.index.put(Table::Referrers, &prefix, Vec::new());
+        if all {
+            self.inner.index.put(Table::Referrers, &prefix, Vec::new());
+        }
         for (referrer, descriptor) in referrers {
             let mut key = prefix.clone();
             key.extend(digest_key(&referrer));

@@ -8,6 +8,7 @@ mod buffer;
 mod error;
 mod files;
 mod index;
+mod inner;
 mod layout;
 mod manifests;
 mod open;
@@ -17,9 +18,8 @@ mod refs;
 mod verify;
 mod writer;
 
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,10 +35,11 @@ pub use record::{BlobRecord, LinkRecord, ManifestRecord, TagRecord, UpstreamStat
 pub use verify::{Checked, VerifyProgress};
 pub use writer::Writer;
 
-use index::{Closed, Index, Table};
-use layout::{Layout, digest_key, digest_of_key};
+use index::Table;
+use inner::Inner;
+use layout::{Layout, digest_key};
 
-use crate::oci::{Digest, Hasher, MANIFEST_BYTES_MAX};
+use crate::oci::Digest;
 
 /// Content up to this size is kept in memory once it was read, up to [`SMALL_BYTES_TOTAL`] together.
 const SMALL_BYTES: u64 = 64 << 10;
@@ -51,25 +52,6 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Store {
     inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Inner {
-    layout: Arc<Layout>,
-    index: Index,
-    /// Verified content of small blobs.
-    small: moka::sync::Cache<Digest, Bytes>,
-    /// Use-times since the last flush. Held for a lookup or an insertion, never across an await.
-    touched: Mutex<HashMap<Digest, u64>>,
-    blob_bytes: AtomicU64,
-    blob_count: AtomicU64,
-    quarantined: AtomicU64,
-    rebuilt: AtomicU64,
-    /// What the last orderly shutdown said of the index, until it has been compared. Never held across an await.
-    closed: Mutex<Option<Closed>>,
-    /// `true` once the index knows everything that the directory has.
-    settled: watch::Sender<bool>,
-    _lock: Option<File>,
 }
 
 /// Figures for the metrics.
@@ -125,6 +107,10 @@ impl Store {
             Ok(())
         })
         .await
+        // Whatever happened, nobody waits for it any longer.
+        .inspect_err(|_| {
+            self.inner.settled.send_replace(true);
+        })
     }
 
     /// Ends when the storage engine of the index fails. Then [`Store::mend`] is due.
@@ -148,8 +134,8 @@ impl Store {
             inner.index.replace_with_memory();
             Ok(())
         })
-        .await?;
-        self.settle().await
+        .await
+        .and(self.settle().await)
     }
 
     /// Waits until the index knows what the directory has. `true` if it did not before: a lookup that missed is worth repeating.
@@ -190,6 +176,15 @@ impl Store {
         let inner = Arc::clone(&self.inner);
         let digest = *digest;
         blocking(move || inner.read_verified(&digest)).await
+    }
+
+    /// Says that a committed blob could not be read. If the disk is the reason, it is quarantined.
+    pub async fn report_unreadable(&self, digest: &Digest, error: io::Error) {
+        let inner = Arc::clone(&self.inner);
+        let digest = *digest;
+        if let Err(error) = blocking(move || inner.unreadable(&digest, error)).await {
+            tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a blob cannot be read");
+        }
     }
 
     /// Whether content of this size is kept in memory once it was read.
@@ -265,98 +260,6 @@ impl Store {
             quarantined: self.inner.quarantined.load(Ordering::Relaxed),
             index_rebuilds: self.inner.rebuilt.load(Ordering::Relaxed),
         }
-    }
-}
-
-impl Inner {
-    fn touched(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, u64>> {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn open_blob(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
-        let path = self.layout.blob(digest);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.forget_blob(digest);
-                return Ok(None);
-            }
-            Err(error) => return Err(StoreError::io("open", path)(error)),
-        };
-        let size = file.metadata().map_err(StoreError::io("stat", &path))?.len();
-        let record: Option<BlobRecord> = self.index.get(Table::Blobs, &digest_key(digest)).and_then(|bytes| record::decode(&bytes));
-        if let Some(record) = record
-            && record.size != size
-        {
-            self.quarantine(digest, &format!("the file has {size} bytes, the blob has {}", record.size));
-            return Ok(None);
-        }
-        Ok(Some(Blob { reader: Reader::new(Arc::new(file)), size }))
-    }
-
-    fn read_verified(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
-        let path = self.layout.blob(digest);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.forget_blob(digest);
-                return Ok(None);
-            }
-            Err(error) => return Err(StoreError::io("open", path)(error)),
-        };
-        let mut bytes = Vec::new();
-        // One byte over the limit is read so that a longer file fails its digest instead of being cut to a right one.
-        file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(StoreError::io("read", &path))?;
-        if Hasher::digest(digest.algorithm(), &bytes) != *digest {
-            self.quarantine(digest, "its content has another digest");
-            return Ok(None);
-        }
-        let bytes = Bytes::from(bytes);
-        if Store::is_small(bytes.len() as u64) {
-            self.small.insert(*digest, bytes.clone());
-        }
-        Ok(Some(bytes))
-    }
-
-    fn commit(&self, writer: Writer, digest: &Digest) -> Result<(), StoreError> {
-        let size = writer.commit(digest)?;
-        let key = digest_key(digest);
-        if self.index.get(Table::Blobs, &key).is_none() {
-            self.blob_bytes.fetch_add(size, Ordering::Relaxed);
-            self.blob_count.fetch_add(1, Ordering::Relaxed);
-        }
-        self.index.put(Table::Blobs, &key, record::encode(&BlobRecord { size, used: now_seconds() }));
-        Ok(())
-    }
-
-    fn sum_up(&self) {
-        let (mut bytes, mut count) = (0, 0);
-        self.index.each(Table::Blobs, &mut |_, value| {
-            bytes += record::decode::<BlobRecord>(value).map_or(0, |record| record.size);
-            count += 1;
-        });
-        self.blob_bytes.store(bytes, Ordering::Relaxed);
-        self.blob_count.store(count, Ordering::Relaxed);
-    }
-
-    /// Takes a blob out of the index because the directory does not have it.
-    fn forget_blob(&self, digest: &Digest) {
-        let key = digest_key(digest);
-        self.small.invalidate(digest);
-        if let Some(record) = self.index.get(Table::Blobs, &key).and_then(|bytes| record::decode::<BlobRecord>(&bytes)) {
-            self.index.remove(Table::Blobs, &key);
-            let subtract = |total: &AtomicU64, count: u64| {
-                let _ = total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| Some(total.saturating_sub(count)));
-            };
-            subtract(&self.blob_bytes, record.size);
-            subtract(&self.blob_count, 1);
-        }
-    }
-
-    fn committed(&self) -> Vec<Digest> {
-        let mut digests = Vec::new();
-        self.index.each(Table::Blobs, &mut |key, _| digests.extend(digest_of_key(key)));
-        digests
     }
 }
 

@@ -27,15 +27,15 @@ pub(super) struct Opened {
 ///
 /// A full, read-only or failing disk is no reason not to serve what it holds: then nothing is written and the index lives in memory.
 pub(super) fn open(layout: &Layout) -> Result<Opened, StoreError> {
-    let prepared = tolerate(prepare(layout))?;
+    tolerate(make_dirs(layout))?;
     check_version(layout)?;
     let lock = tolerate(lock(layout))?;
-    if prepared.is_some() {
-        let stray = files::clear_dir(&layout.temporary())?;
-        if stray > 0 {
-            tracing::info!(files = stray, "deleted what an interrupted download left");
-        }
+    // Before anything is written: on a full disk this is what makes room.
+    let stray = files::clear_dir(&layout.temporary());
+    if stray > 0 {
+        tracing::info!(files = stray, "deleted what an interrupted download left");
     }
+    tolerate(prepare(layout))?;
     let existed = layout.index().is_dir();
     let closed = fs::read(layout.clean()).ok().and_then(|bytes| decode(&bytes));
     // Removed before the first write: from here on only an orderly shutdown makes it true again.
@@ -57,19 +57,24 @@ fn tolerate<T>(result: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     }
 }
 
-fn prepare(layout: &Layout) -> Result<(), StoreError> {
+fn make_dirs(layout: &Layout) -> Result<(), StoreError> {
     fs::create_dir_all(layout.root()).map_err(StoreError::io("create the data directory", layout.root()))?;
     for dir in [layout.blobs(), layout.refs(), layout.temporary(), layout.quarantine()] {
         files::make_dir(&dir)?;
     }
+    Ok(())
+}
+
+fn prepare(layout: &Layout) -> Result<(), StoreError> {
     let version = layout.version();
     if !version.exists() {
         files::write_atomically(layout, &version, format!("{VERSION}\n").as_bytes())?;
     }
     // A directory that belongs to someone else, or is mounted read-only, shows here and not at the first pull.
     let probe = layout.new_temporary();
-    File::create_new(&probe).and_then(|mut file| file.write_all(b"probe")).map_err(StoreError::io("write", &probe))?;
-    fs::remove_file(&probe).map_err(StoreError::io("delete", &probe))
+    let written = File::create(&probe).and_then(|mut file| file.write_all(b"probe"));
+    let removed = fs::remove_file(&probe);
+    written.and(removed).map_err(StoreError::io("write", &probe))
 }
 
 fn check_version(layout: &Layout) -> Result<(), StoreError> {
@@ -97,7 +102,8 @@ fn lock(layout: &Layout) -> Result<File, StoreError> {
         }
         Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", path)(error)),
     }
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(StoreError::io("write", &path))?;
+    // The lock is what counts; a full disk only keeps the next agent from naming this one.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     Ok(file)
 }
 

@@ -22,7 +22,7 @@ pub(super) struct Found {
     pub(super) tags: usize,
 }
 
-/// Adds to the index what the directory has and it lacks, and takes out blobs that the directory lacks. Blocks.
+/// Adds to the index what the directory has and it lacks. What the index has and the directory lacks goes when it is asked for. Blocks.
 pub(super) fn reindex(inner: &Inner) -> Found {
     let mut found = Found { blobs: reindex_blobs(inner), ..Found::default() };
     let mut walk = Walk { inner, found: &mut found };

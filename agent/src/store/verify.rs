@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -66,9 +67,10 @@ impl Inner {
         let mut buffer = vec![0; 256 << 10];
         let mut bytes = 0;
         loop {
-            match file.read(&mut buffer).map_err(StoreError::io("read", &path))? {
-                0 => break,
-                count => {
+            match file.read(&mut buffer) {
+                Err(error) => return self.unreadable(digest, error).map(|()| Checked::Bad { bytes }),
+                Ok(0) => break,
+                Ok(count) => {
                     hasher.update(&buffer[..count]);
                     bytes += count as u64;
                 }
@@ -76,6 +78,11 @@ impl Inner {
         }
         if hasher.finish() == *digest {
             return Ok(Checked::Good { bytes });
+        }
+        let inode = |meta: std::io::Result<fs::Metadata>| meta.ok().map(|meta| meta.ino());
+        if inode(file.metadata()) != inode(fs::metadata(&path)) {
+            // It was quarantined and fetched again meanwhile; what is there now is another file.
+            return Ok(Checked::Missing);
         }
         self.quarantine(digest, "its content has another digest");
         Ok(Checked::Bad { bytes })

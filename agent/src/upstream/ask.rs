@@ -16,7 +16,7 @@ use super::client::{Clients, Courier, Incoming, Outgoing};
 use super::credentials::Credential;
 use super::endpoints::{Endpoint, EndpointId, Endpoints};
 use super::error::{Place, UpstreamError};
-use super::limits::{Circuits, Turn, Turns};
+use super::limits::{Circuits, Lane, Turn, Turns};
 use super::{Observer, limits, retry};
 use crate::config::UpstreamConfig;
 use crate::oci::Repository;
@@ -31,6 +31,11 @@ pub(super) trait Operation: Sync {
 
     /// How it is asked.
     fn question(&self) -> Question;
+
+    /// Whose turns it takes.
+    fn lane(&self) -> Lane {
+        Lane::Questions
+    }
 
     /// Whether an answer with this status is [`Operation::read`], and not an error.
     fn accepts(&self, incoming: &Incoming) -> bool {
@@ -111,7 +116,7 @@ impl Asking {
         let settings = self.config.registries.get(&repository.registry);
         let max = settings.and_then(|settings| settings.max_connections).unwrap_or(self.config.max_connections_per_registry);
         let meter = Meter { observer: Arc::clone(&self.observer), registry: repository.registry.clone() };
-        let turn = self.turns.take(repository, max).await.inspect_err(|error| meter.error(error.reason()))?;
+        let turn = self.turns.take(repository, operation.lane(), max).await.inspect_err(|error| meter.error(error.reason()))?;
         let endpoints = self.endpoints.of(&self.config, &repository.registry);
         let order = self.endpoints.order(&endpoints, avoid);
         let mut failures = Failures::default();

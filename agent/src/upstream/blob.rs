@@ -14,6 +14,7 @@ use super::body::Body;
 use super::client::{Incoming, content_length};
 use super::endpoints::EndpointId;
 use super::error::UpstreamError;
+use super::limits::Lane;
 use crate::oci::{ContentRange, Digest};
 
 fn question(method: Method, digest: &Digest) -> Question {
@@ -58,6 +59,10 @@ impl Operation for GetBlob<'_> {
             question.headers.insert(RANGE, range);
         }
         question
+    }
+
+    fn lane(&self) -> Lane {
+        Lane::Downloads
     }
 
     fn accepts(&self, incoming: &Incoming) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +15,8 @@ use reqwest::{Certificate, Client, Url, redirect};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use secrecy::{ExposeSecret as _, SecretString};
+
+use tokio::sync::Semaphore;
 
 use super::endpoints::Trust;
 use super::error::{Place, UpstreamError, UpstreamSetupError, chain};
@@ -41,6 +43,9 @@ impl Error for Unresolved {
     }
 }
 
+/// Look-ups at one time. They block the threads that disk reads need, and there are only so many.
+static LOOKUPS: Semaphore = Semaphore::const_new(8);
+
 /// The system's resolver; its failures can be told from all others.
 #[derive(Debug)]
 struct Dns;
@@ -48,7 +53,14 @@ struct Dns;
 impl Resolve for Dns {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await.map_err(Unresolved)?.collect();
+            let turn = LOOKUPS.acquire().await.map_err(|error| Unresolved(std::io::Error::other(error)))?;
+            let lookup = move || {
+                // Held by the thread and not by who waits: a resolver that hangs outlives the time-out of the request.
+                let _turn = turn;
+                (name.as_str(), 0).to_socket_addrs().map(Iterator::collect)
+            };
+            let addresses: Vec<SocketAddr> =
+                tokio::task::spawn_blocking(lookup).await.map_err(std::io::Error::other).flatten().map_err(Unresolved)?;
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }

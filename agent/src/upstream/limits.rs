@@ -32,27 +32,47 @@ pub(super) type Turn = Arc<OwnedSemaphorePermit>;
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     /// A semaphore lives as long as a request that holds or awaits its permit. Held for lookups only.
-    semaphores: Mutex<HashMap<Registry, Weak<Semaphore>>>,
+    semaphores: Mutex<HashMap<(Registry, Lane), Weak<Semaphore>>>,
+}
+
+/// Downloads last, questions do not: each has turns of its own, or a few large blobs would hold up every manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Lane {
+    /// Bodies of blobs.
+    Downloads,
+    /// Everything else.
+    Questions,
+}
+
+impl Lane {
+    /// The lane's share of `max` requests: a quarter is for questions. Where there is only one, each lane gets it.
+    fn share(self, max: usize) -> usize {
+        let questions = max.div_ceil(4);
+        match self {
+            Self::Questions => questions.max(1),
+            Self::Downloads => max.saturating_sub(questions).max(1),
+        }
+    }
 }
 
 impl Turns {
-    /// Waits for a turn at `repository`'s registry, where `max` may be had at one time.
-    pub(super) async fn take(&self, repository: &Repository, max: usize) -> Result<Turn, UpstreamError> {
-        let semaphore = self.semaphore(&repository.registry, max);
+    /// Waits for a turn at `repository`'s registry, where `max` may be had at one time in both lanes together.
+    pub(super) async fn take(&self, repository: &Repository, lane: Lane, max: usize) -> Result<Turn, UpstreamError> {
+        let semaphore = self.semaphore(&repository.registry, lane, max);
         match tokio::time::timeout(QUEUE_TIMEOUT, semaphore.acquire_owned()).await {
             Ok(permit) => Ok(Arc::new(permit.expect("the semaphore must stay open: nothing closes it"))),
             Err(_) => Err(UpstreamError::Busy { at: Place::registry_of(repository), waited: QUEUE_TIMEOUT }),
         }
     }
 
-    fn semaphore(&self, registry: &Registry, max: usize) -> Arc<Semaphore> {
+    fn semaphore(&self, registry: &Registry, lane: Lane, max: usize) -> Arc<Semaphore> {
         let mut semaphores = self.semaphores.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(semaphore) = semaphores.get(registry).and_then(Weak::upgrade) {
+        if let Some(semaphore) = semaphores.get(&(registry.clone(), lane)).and_then(Weak::upgrade) {
             return semaphore;
         }
         semaphores.retain(|_, semaphore| semaphore.strong_count() > 0);
-        let semaphore = Arc::new(Semaphore::new(max.max(1)));
-        semaphores.insert(registry.clone(), Arc::downgrade(&semaphore));
+        let semaphore = Arc::new(Semaphore::new(lane.share(max)));
+        semaphores.insert((registry.clone(), lane), Arc::downgrade(&semaphore));
         semaphore
     }
 }

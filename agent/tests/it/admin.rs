@@ -4,7 +4,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::support::agent::{TestAgent, program};
+use crate::support::agent::{TestAgent, ended, program};
 use crate::support::client;
 use crate::support::images;
 use crate::support::registry::{Fault, On};
@@ -16,7 +16,7 @@ const MIB: usize = 1 << 20;
 async fn run(agent: &TestAgent, args: &[&str]) -> Output {
     let mut command = program();
     command.args(args).args(["--admin", &agent.admin_address().to_string()]);
-    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    tokio::task::spawn_blocking(move || ended(&mut command)).await.unwrap()
 }
 
 /// The standard output of a command that succeeds.
@@ -150,7 +150,7 @@ async fn a_command_without_an_agent_says_so() {
         closed.local_addr().unwrap().to_string()
     };
     for args in [&["ls"][..], &["verify"], &["inspect", "nginx"], &["pull", "nginx"]] {
-        let output = program().args(args).args(["--admin", &address]).output().unwrap();
+        let output = ended(program().args(args).args(["--admin", &address]));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(&address) && said.trim_end().lines().count() == 1, "{said}");

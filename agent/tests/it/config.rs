@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::json;
 
-use crate::support::agent::{TestAgent, program};
+use crate::support::agent::{TestAgent, ended, program};
 use crate::support::images;
 use crate::support::registry::FakeRegistry;
 use crate::support::scene::pull;
@@ -54,7 +54,7 @@ fn a_wrong_file_is_refused_with_file_key_and_expectation() {
     ];
     for (text, parts) in cases {
         std::fs::write(&file, text).unwrap();
-        let said = refusal(&serve(dir.path(), &taken).arg("--config").arg(&file).output().unwrap());
+        let said = refusal(&ended(serve(dir.path(), &taken).arg("--config").arg(&file)));
         assert!(said.contains(file.to_str().unwrap()), "{text}: {said}");
         for part in parts {
             assert!(said.contains(part), "{text}: no {part} in {said}");
@@ -71,7 +71,7 @@ fn a_file_that_cannot_be_read_is_named() {
     std::fs::write(&binary, [0xff, 0xfe, 0x00]).unwrap();
     for path in [dir.path().join("missing.yaml"), dir.path().to_owned(), binary] {
         for flag in ["--config", "--registry-auth"] {
-            let said = refusal(&serve(dir.path(), &taken).arg(flag).arg(&path).output().unwrap());
+            let said = refusal(&ended(serve(dir.path(), &taken).arg(flag).arg(&path)));
             assert!(said.contains(path.to_str().unwrap()), "{flag}: {said}");
         }
     }
@@ -85,7 +85,7 @@ fn a_wrong_auth_file_is_refused_without_repeating_its_secrets() {
     for text in ["{", "[]", r#"{"auths": 5}"#, r#"{"auths": {"a.b": {"auth": "c2VjcmV0"}}}"#, r#"{"auths": {"a.b": {"auth": "se-cr-et"}}}"#]
     {
         std::fs::write(&file, text).unwrap();
-        let said = refusal(&serve(dir.path(), &taken).arg("--registry-auth").arg(&file).output().unwrap());
+        let said = refusal(&ended(serve(dir.path(), &taken).arg("--registry-auth").arg(&file)));
         assert!(said.contains(file.to_str().unwrap()), "{text}: {said}");
         assert!(!said.contains("c2VjcmV0") && !said.contains("se-cr-et") && !said.contains("secret"), "{said}");
     }
@@ -112,11 +112,11 @@ fn a_wrong_flag_is_refused_by_its_name() {
         if !args.contains(&"--admin-listen") {
             command.args(["--listen", &taken.local_addr().unwrap().to_string()]);
         }
-        let said = refusal(&command.args(["--data-dir", dir.path().join("data").to_str().unwrap()]).args(args).output().unwrap());
+        let said = refusal(&ended(command.args(["--data-dir", dir.path().join("data").to_str().unwrap()]).args(args)));
         assert!(said.contains(name), "{args:?}: {said}");
     }
-    refusal(&program().output().unwrap());
-    refusal(&program().arg("sevre").output().unwrap());
+    refusal(&ended(&mut program()));
+    refusal(&ended(program().arg("sevre")));
 }
 
 #[test]
@@ -130,10 +130,10 @@ fn a_wrong_variable_is_refused_by_its_name() {
         ("KUIK_LOG_FORMAT", "xml"),
         ("KUIK_LOG", "loud"),
     ] {
-        let said = refusal(&serve(dir.path(), &taken).env(name, value).output().unwrap());
+        let said = refusal(&ended(serve(dir.path(), &taken).env(name, value)));
         assert!(said.contains(name), "{name}: {said}");
     }
-    let said = refusal(&serve(dir.path(), &taken).env("KUIK_CONFIG", "/nowhere/agent.yaml").output().unwrap());
+    let said = refusal(&ended(serve(dir.path(), &taken).env("KUIK_CONFIG", "/nowhere/agent.yaml")));
     assert!(said.contains("/nowhere/agent.yaml"), "{said}");
 }
 
@@ -141,7 +141,7 @@ fn a_wrong_variable_is_refused_by_its_name() {
 fn a_port_that_is_taken_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let taken = listener();
-    let output = serve(dir.path(), &taken).output().unwrap();
+    let output = ended(&mut serve(dir.path(), &taken));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(&taken.local_addr().unwrap().to_string()), "{said}");
@@ -151,10 +151,10 @@ fn a_port_that_is_taken_is_named() {
 #[test]
 fn help_and_version_are_no_errors() {
     for args in [&["--help"][..], &["serve", "--help"], &["--version"]] {
-        let output = program().args(args).output().unwrap();
+        let output = ended(program().args(args));
         assert!(output.status.success() && !output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}");
     }
-    let help = program().args(["serve", "--help"]).output().unwrap();
+    let help = ended(program().args(["serve", "--help"]));
     let help = String::from_utf8(help.stdout).unwrap();
     for flag in help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2 && *word != "--help") {
         let twin = match flag.trim_end_matches(',') {

@@ -109,12 +109,13 @@ async fn requests_to_one_registry_are_bounded() {
     let upstream = FakeRegistry::start();
     let image = images::simple(1, &[50_000; 8]);
     image.push(&upstream, "app", "1");
-    let config = json!({ "registries": { upstream.host(): { "plainHttp": true, "limits": { "maxConnections": 2 } } } });
+    let config = json!({ "registries": { upstream.host(): { "plainHttp": true, "limits": { "maxConnections": 3 } } } });
     let agent = TestAgent::builder().config(config).start().await;
     let app = upstream.repository("app");
     agent.get(&app.manifest("1")).await.expect(200);
     let gate = Gate::new();
     upstream.fault(On::blobs(), Fault::HoldHead(gate.clone()));
+    // A quarter, at least one, is kept for manifests.
     let pulls =
         join_all(image.blobs.iter().map(|blob| async { agent.get(&app.blob(&blob.digest)).await.expect(200).expect_bytes(&blob.bytes) }));
     let watch = async {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::support::agent::TestAgent;
+use crate::support::agent::{TestAgent, ended};
 use crate::support::client::{read_at_least, read_to_break, same_bytes};
 use crate::support::images::{self, Image, digest_of};
 use crate::support::registry::{FakeRegistry, Fault, Gate, On};
@@ -23,14 +23,21 @@ fn check_blobs(agent: &TestAgent) {
     }
 }
 
-/// Waits until everything of an image is committed, and its tag recorded.
+/// Waits until everything of the image is committed and recorded: answers do not wait for the disk.
 async fn all_committed(scene: &Scene) {
-    scene.agent.committed(&scene.image.digest).await;
-    for blob in &scene.image.blobs {
-        scene.agent.committed(&blob.digest).await;
+    let mut images = vec![&scene.image];
+    while let Some(image) = images.pop() {
+        for digest in image.blobs.iter().map(|blob| &blob.digest).chain([&image.digest]) {
+            scene.agent.committed(digest).await;
+        }
+        recorded(scene, &format!("_manifests/sha256-{}", image.digest.hex())).await;
+        images.extend(&image.children);
     }
-    until("the tag is recorded", || scene.agent.files("refs").iter().any(|file| file.ends_with("_tags/1"))).await;
-    until("nothing is being written", || scene.agent.files("tmp").is_empty()).await;
+    recorded(scene, "_tags/1").await;
+}
+
+async fn recorded(scene: &Scene, name: &str) {
+    until("a reference is recorded", || scene.agent.files("refs").iter().any(|file| file.ends_with(name))).await;
 }
 
 #[tokio::test]
@@ -275,7 +282,7 @@ async fn a_data_directory_has_one_owner() {
     let scene = Scene::new(&[1000]).await;
     let second = tokio::task::spawn_blocking({
         let dir = scene.agent.data_dir().to_owned();
-        move || serve(&dir).output().unwrap()
+        move || ended(&mut serve(&dir))
     });
     let output = soon("the second agent to end", second).await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -297,7 +304,7 @@ async fn a_directory_of_a_newer_agent_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     for version in ["99\n", "2.0-beta", ""] {
         std::fs::write(dir.path().join("VERSION"), version).unwrap();
-        let output = serve(dir.path()).output().unwrap();
+        let output = ended(&mut serve(dir.path()));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success(), "{version:?}");
         assert!(said.contains(dir.path().to_str().unwrap()) && said.contains("version"), "{said}");
@@ -311,7 +318,7 @@ async fn a_data_directory_that_cannot_be_is_named() {
     let file = dir.path().join("file");
     std::fs::write(&file, b"").unwrap();
     for path in [file.clone(), file.join("below")] {
-        let output = serve(&path).output().unwrap();
+        let output = ended(&mut serve(&path));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success());
         assert!(said.contains(file.to_str().unwrap()), "{said}");

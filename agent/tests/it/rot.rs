@@ -5,7 +5,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::support::agent::{TestAgent, program};
+use crate::support::agent::{TestAgent, ended, program};
 use crate::support::scene::Scene;
 use crate::support::wait::until;
 
@@ -20,7 +20,7 @@ fn flip(file: &Path, at: usize) {
 
 async fn verify(agent: &TestAgent) -> Output {
     let admin = agent.admin_address().to_string();
-    tokio::task::spawn_blocking(move || program().args(["verify", "--output", "json", "--admin", &admin]).output().unwrap()).await.unwrap()
+    tokio::task::spawn_blocking(move || ended(program().args(["verify", "--output", "json", "--admin", &admin]))).await.unwrap()
 }
 
 /// The scene after everything of its image is on disk.

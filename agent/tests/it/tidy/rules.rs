@@ -194,6 +194,26 @@ pub(super) fn short(sources: &[Source]) -> Broken {
     long.map(|source| format!("{}:{}: {} lines before its tests: at most {LINES_MAX}", source.path, LINES_MAX + 1, source.lines)).collect()
 }
 
+/// Every file says first what it is for.
+pub(super) fn introduced(sources: &[Source]) -> Broken {
+    let mute = sources.iter().filter(|source| !source.text.starts_with("//!"));
+    mute.map(|source| format!("{}:1: begins without //!: every file says first what it is for", source.path)).collect()
+}
+
+/// Nothing waits to be done later, and nothing is left of a search for a mistake.
+pub(super) fn finished(sources: &[Source]) -> Broken {
+    // Spelt so that this file does not find itself.
+    let words = ["TO\u{44}O", "FIX\u{4d}E", "X\u{58}X", "to\u{64}o!(", "unimplemente\u{64}!(", "db\u{67}!("];
+    let mut broken = Vec::new();
+    for source in sources {
+        for (nth, line) in source.text.lines().enumerate() {
+            let found = words.iter().filter(|word| line.contains(**word));
+            broken.extend(found.map(|word| format!("{}:{}: {word}: do it, or open an issue", source.path, nth + 1)));
+        }
+    }
+    broken
+}
+
 /// No lint is allowed for a whole file but where `exempt` says so, and none anywhere without a reason.
 pub(super) fn lints(sources: &[Source], exempt: &[&str]) -> Broken {
     let mut broken = Vec::new();
@@ -325,6 +345,19 @@ mod tests {
         check(&short(&mk("a.rs", &lines(400))), &[]);
         check(&short(&mk("a.rs", &lines(401))), &["a.rs:401: 401 lines before its tests"]);
         check(&short(&mk("a.rs", &format!("{}#[cfg(test)]\nmod tests {{\n{}}}\n", lines(400), lines(99)))), &[]);
+    }
+
+    #[test]
+    fn files_without_a_word_about_themselves_are_found() {
+        check(&introduced(&mk("a.rs", "//! What it is for.\n")), &[]);
+        check(&introduced(&mk("a.rs", "// What it is for.\n")), &["a.rs:1: begins without"]);
+        check(&introduced(&mk("a.rs", "")), &["a.rs:1: begins without"]);
+    }
+
+    #[test]
+    fn what_was_left_for_later_is_found() {
+        check(&finished(&mk("a.rs", "fn f() {}\n// TO\u{44}O: this\nfn g() { to\u{64}o!() }\n")), &["a.rs:2: ", "a.rs:3: "]);
+        check(&finished(&mk("a.rs", "fn todos() {}\n")), &[]);
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::path::Path;
 pub(super) struct Source {
     /// From the root of the repository, such as `agent/src/http/mod.rs`.
     pub(super) path: String,
+    /// The file as it is.
+    pub(super) text: String,
     /// The code: of the same lines as the file, with spaces where comments, strings and inline tests were.
     pub(super) code: String,
     /// How many lines come before the inline tests.
@@ -22,7 +24,8 @@ impl Source {
         for range in tests {
             code[range].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
         }
-        Self { path: path.to_owned(), code: String::from_utf8(code).expect("blanked code must be ASCII where it was cut"), lines }
+        let code = String::from_utf8(code).expect("blanked code must be ASCII where it was cut");
+        Self { path: path.to_owned(), text: text.to_owned(), code, lines }
     }
 
     /// Whether the whole file is a test.

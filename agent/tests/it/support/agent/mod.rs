@@ -5,7 +5,8 @@ mod metrics;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 
 use kuik_crd::Digest;
 use reqwest::{Client, Method, Response};
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 
 use super::client::{self, Got};
 use super::registry::FakeRegistry;
-use super::wait::{soon, until, until_some};
+use super::wait::{DEADLINE, soon, until, until_some};
 use log::Log;
 pub(crate) use metrics::Metrics;
 
@@ -34,6 +35,22 @@ pub(crate) fn program() -> Command {
     }
     command.stdin(Stdio::null());
     command
+}
+
+/// What a program says that ends by itself. One that does not is killed at the deadline: it then has no exit code.
+pub(crate) fn ended(command: &mut Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the agent must be built");
+    let pid = rustix::process::Pid::from_child(&child);
+    let (done, waiting) = std::sync::mpsc::channel::<()>();
+    let watchdog = std::thread::spawn(move || {
+        if waiting.recv_timeout(DEADLINE) == Err(RecvTimeoutError::Timeout) {
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(done);
+    watchdog.join().unwrap();
+    output
 }
 
 /// How an agent is started.

@@ -1,0 +1,145 @@
+//! What all handles of a store share, and the work on it that blocks.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::blob::{Blob, Reader};
+use super::error::StoreError;
+use super::index::{Closed, Index, Table};
+use super::layout::{Layout, digest_key, digest_of_key};
+use super::record::{self, BlobRecord};
+use super::writer::Writer;
+use super::{Store, now_seconds};
+use crate::oci::{Digest, Hasher, MANIFEST_BYTES_MAX};
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) layout: Arc<Layout>,
+    pub(super) index: Index,
+    /// Verified content of small blobs.
+    pub(super) small: moka::sync::Cache<Digest, Bytes>,
+    /// Use-times since the last flush. Held for a lookup or an insertion, never across an await.
+    pub(super) touched: Mutex<HashMap<Digest, u64>>,
+    pub(super) blob_bytes: AtomicU64,
+    pub(super) blob_count: AtomicU64,
+    pub(super) quarantined: AtomicU64,
+    pub(super) rebuilt: AtomicU64,
+    /// What the last orderly shutdown said of the index, until it has been compared. Never held across an await.
+    pub(super) closed: Mutex<Option<Closed>>,
+    /// `true` once the index knows everything that the directory has.
+    pub(super) settled: watch::Sender<bool>,
+    pub(super) _lock: Option<File>,
+}
+
+impl Inner {
+    pub(super) fn touched(&self) -> MutexGuard<'_, HashMap<Digest, u64>> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn open_blob(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
+        let path = self.layout.blob(digest);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.forget_blob(digest);
+                return Ok(None);
+            }
+            Err(error) => return Err(StoreError::io("open", path)(error)),
+        };
+        let size = file.metadata().map_err(StoreError::io("stat", &path))?.len();
+        let record: Option<BlobRecord> = self.index.get(Table::Blobs, &digest_key(digest)).and_then(|bytes| record::decode(&bytes));
+        if let Some(record) = record
+            && record.size != size
+        {
+            self.quarantine(digest, &format!("the file has {size} bytes, the blob has {}", record.size));
+            return Ok(None);
+        }
+        Ok(Some(Blob { reader: Reader::new(Arc::new(file)), size }))
+    }
+
+    pub(super) fn read_verified(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
+        let path = self.layout.blob(digest);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.forget_blob(digest);
+                return Ok(None);
+            }
+            Err(error) => return Err(StoreError::io("open", path)(error)),
+        };
+        if file.metadata().map_err(StoreError::io("stat", &path))?.len() > MANIFEST_BYTES_MAX as u64 {
+            // Too large for a manifest or anything else that is read as a whole; that says nothing about its bytes.
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        if let Err(error) = file.take(MANIFEST_BYTES_MAX as u64 + 1).read_to_end(&mut bytes) {
+            return self.unreadable(digest, error).map(|()| None);
+        }
+        if Hasher::digest(digest.algorithm(), &bytes) != *digest {
+            self.quarantine(digest, "its content has another digest");
+            return Ok(None);
+        }
+        let bytes = Bytes::from(bytes);
+        if Store::is_small(bytes.len() as u64) {
+            self.small.insert(*digest, bytes.clone());
+        }
+        Ok(Some(bytes))
+    }
+
+    /// A committed file whose bytes the disk does not give back is as rotten as one with other bytes: it must not be met again.
+    pub(super) fn unreadable(&self, digest: &Digest, error: io::Error) -> Result<(), StoreError> {
+        let rotten = error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) || error.kind() == io::ErrorKind::UnexpectedEof;
+        if !rotten {
+            return Err(StoreError::io("read", self.layout.blob(digest))(error));
+        }
+        self.quarantine(digest, &format!("it cannot be read: {error}"));
+        Ok(())
+    }
+
+    pub(super) fn commit(&self, writer: Writer, digest: &Digest) -> Result<(), StoreError> {
+        let size = writer.commit(digest)?;
+        let key = digest_key(digest);
+        if self.index.get(Table::Blobs, &key).is_none() {
+            self.blob_bytes.fetch_add(size, Ordering::Relaxed);
+            self.blob_count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.index.put(Table::Blobs, &key, record::encode(&BlobRecord { size, used: now_seconds() }));
+        Ok(())
+    }
+
+    pub(super) fn sum_up(&self) {
+        let (mut bytes, mut count) = (0, 0);
+        self.index.each(Table::Blobs, &mut |_, value| {
+            bytes += record::decode::<BlobRecord>(value).map_or(0, |record| record.size);
+            count += 1;
+        });
+        self.blob_bytes.store(bytes, Ordering::Relaxed);
+        self.blob_count.store(count, Ordering::Relaxed);
+    }
+
+    /// Takes a blob out of the index because the directory does not have it.
+    pub(super) fn forget_blob(&self, digest: &Digest) {
+        let key = digest_key(digest);
+        self.small.invalidate(digest);
+        if let Some(record) = self.index.get(Table::Blobs, &key).and_then(|bytes| record::decode::<BlobRecord>(&bytes)) {
+            self.index.remove(Table::Blobs, &key);
+            let subtract = |total: &AtomicU64, count: u64| {
+                let _ = total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| Some(total.saturating_sub(count)));
+            };
+            subtract(&self.blob_bytes, record.size);
+            subtract(&self.blob_count, 1);
+        }
+    }
+
+    pub(super) fn committed(&self) -> Vec<Digest> {
+        let mut digests = Vec::new();
+        self.index.each(Table::Blobs, &mut |key, _| digests.extend(digest_of_key(key)));
+        digests
+    }
+}
