@@ -1,0 +1,59 @@
+# The images of this project: so far one, the node agent's.
+#
+#   docker build --target agent --tag kuik-agent .
+#   docker run --network host --volume kuik:/var/lib/kuik kuik-agent
+#
+# It needs BuildKit, for the cache mounts. The agent listens on loopback unless KUIK_LISTEN says otherwise, hence the host's network.
+#
+# Checked outside an engine: the two cargo steps below in this order, from the files that .dockerignore lets through, as `cargo check`
+# with the same RUSTFLAGS and target; and that a static program of this libc resolves names by DNS and /etc/hosts in a root with nothing
+# in it. Not checked: the whole build in an engine.
+
+ARG RUST_IMAGE=rust:1.95-bookworm
+
+# ---- The program, linked statically against glibc -----------------------------------------------
+FROM ${RUST_IMAGE} AS builder
+WORKDIR /src
+ENV RUSTFLAGS="-C target-feature=+crt-static" \
+    CARGO_PROFILE_RELEASE_STRIP=debuginfo
+
+# The dependencies, with empty crates around them: a layer that lasts until a manifest or the lock file changes.
+# With --target the flags above are the program's alone: procedural macros cannot be static.
+COPY Cargo.toml Cargo.lock ./
+COPY crd/Cargo.toml crd/
+COPY agent/Cargo.toml agent/
+COPY e2e/Cargo.toml e2e/
+RUN mkdir crd/src agent/src e2e/src \
+    && touch crd/src/lib.rs agent/src/lib.rs e2e/src/lib.rs \
+    && echo 'fn main() {}' >agent/src/main.rs
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    cargo build --locked --release --package kuik-agent --target "$(rustc -vV | sed -n 's/^host: //p')"
+
+# The program itself. COPY keeps the times of the files, and cargo would take them for older than what it has just built.
+COPY crd/src crd/src
+COPY agent/src agent/src
+RUN find crd agent -name '*.rs' -exec touch {} +
+RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
+    host="$(rustc -vV | sed -n 's/^host: //p')" \
+    && cargo build --locked --release --package kuik-agent --target "$host" \
+    && install -D "target/$host/release/kuik-agent" /out/kuik-agent \
+    && mkdir /out/data
+
+# ---- The agent ----------------------------------------------------------------------------------
+FROM scratch AS agent
+LABEL org.opencontainers.image.title="kuik-agent" \
+      org.opencontainers.image.description="kube-image-keeper's node agent: a pull-through OCI registry on every node" \
+      org.opencontainers.image.licenses="MIT"
+# The public authorities are in the program; this bundle is the place to add one's own by a mount.
+COPY --from=builder /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+COPY --from=builder /out/kuik-agent /kuik-agent
+COPY LICENSE /LICENSE
+# A named volume takes over the owner of the directory it is mounted on. A directory of the host does not: it must belong to 65532,
+# or the container must run as who it belongs to (--user).
+COPY --from=builder --chown=65532:65532 /out/data /var/lib/kuik
+VOLUME /var/lib/kuik
+USER 65532:65532
+# 7439: pulls. 7441: probes, metrics and the command line.
+EXPOSE 7439 7441
+ENTRYPOINT ["/kuik-agent"]
+CMD ["serve"]
