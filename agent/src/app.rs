@@ -46,6 +46,8 @@ pub enum AppError {
     NoAddress,
     #[error("cannot listen to signals")]
     Signals(#[source] io::Error),
+    #[error("the upkeep of the data directory ended, which it never should: this is a defect of the agent")]
+    Upkeep(#[source] Option<tokio::task::JoinError>),
     #[error("the start-up work ended without a result")]
     Startup(#[source] tokio::task::JoinError),
 }
@@ -90,9 +92,12 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     drop(listening);
 
     tokio::task::spawn_blocking(move || preparing.prepare());
-    let upkeep = tokio::spawn(upkeep(store.clone()));
+    let mut upkeep = tokio::spawn(upkeep(store.clone()));
     let mending = tokio::spawn(mend(store.clone()));
-    let signal = stop.requested().await;
+    let signal = tokio::select! {
+        signal = stop.requested() => signal,
+        ended = &mut upkeep => return Err(AppError::Upkeep(ended.err())),
+    };
     tracing::info!(signal, drain_timeout_s = config.drain_timeout.as_secs(), "stopping: running answers may finish");
     let deadline = Instant::now() + config.drain_timeout;
     let drained = registry.stop(deadline).await;

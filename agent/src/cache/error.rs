@@ -45,8 +45,8 @@ impl CacheError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Upstream(error) => error.reason(),
-            Self::Mismatch { .. } => "digest-mismatch",
-            Self::NoManifest { .. } => "no-manifest",
+            Self::Mismatch { .. } => "digest_mismatch",
+            Self::NoManifest { .. } => "no_manifest",
             Self::Busy { .. } => "busy",
             Self::Store(_) => "store",
             Self::Lost => "lost",

@@ -5,8 +5,10 @@
 //!
 //! ```text
 //! Opening ──▶ Flowing ──▶ Verified ──▶ (committed, gone from the map)
-//!    │           ├──────▶ Failed     upstream gave up, or sent other bytes: clients break off, nothing is kept
-//!    └───────────┴──────▶ Detached   the disk gave up: clients go on from upstream by themselves, nothing is kept
+//!    │           ├──────▶ Failed      upstream gave up, or sent other bytes: clients break off, nothing is kept
+//!    │           └──────▶ Detached    the disk gave up: clients go on from upstream by themselves, nothing is kept
+//!    ├──────────────────▶ Failed      upstream refused, or there was no turn
+//!    └──────────────────▶ Verified    it had been committed meanwhile
 //! ```
 //! *Unsupported*: from Failed, Verified or Detached to anything else.
 
@@ -51,6 +53,8 @@ pub(super) struct Progress {
     pub(super) size: Option<u64>,
     /// `None` as long as there is no file.
     pub(super) reader: Option<Reader>,
+    /// The leader has gone: what is not committed now never will be.
+    pub(super) over: bool,
 }
 
 /// One blob being filled.
@@ -124,7 +128,14 @@ impl Fills {
         if running.len() >= RUNNING_MAX {
             return Err(CacheError::Busy { max: RUNNING_MAX, waited: std::time::Duration::ZERO });
         }
-        let progress = watch::Sender::new(Progress { phase: Phase::Opening, frontier: 0, tail: Tail::default(), size: None, reader: None });
+        let progress = watch::Sender::new(Progress {
+            phase: Phase::Opening,
+            frontier: 0,
+            tail: Tail::default(),
+            size: None,
+            reader: None,
+            over: false,
+        });
         let fill = Arc::new(Fill { wanted, progress });
         running.insert(fill.wanted.digest, Arc::clone(&fill));
         let lead = Leader { fills: Arc::clone(self), fill: Arc::clone(&fill) };
@@ -236,7 +247,7 @@ impl Leader {
             let StoreError::Mismatch { expected, actual } = error else {
                 return Err(error.into());
             };
-            self.fills.metrics.upstream_error(&wanted.repository.registry, "digest-mismatch");
+            self.fills.metrics.upstream_error(&wanted.repository.registry, "digest_mismatch");
             self.fills.wrong.insert(wanted.digest, source.endpoint().clone());
             return Err(CacheError::Mismatch { repository: Box::new(wanted.repository.clone()), expected, actual }.into());
         }
@@ -263,12 +274,11 @@ impl Leader {
 impl Drop for Leader {
     fn drop(&mut self) {
         self.leave();
-        self.fill.progress.send_if_modified(|progress| {
-            let abandoned = matches!(progress.phase, Phase::Opening | Phase::Flowing);
-            if abandoned {
+        self.fill.update(|progress| {
+            if matches!(progress.phase, Phase::Opening | Phase::Flowing) {
                 progress.phase = Phase::Failed(CacheError::Lost);
             }
-            abandoned
+            progress.over = true;
         });
     }
 }

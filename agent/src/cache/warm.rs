@@ -95,16 +95,17 @@ impl Cache {
         // A fill that is over already, and only being synced, was somebody else's.
         let cached = matches!(progress.borrow().phase, Phase::Verified);
         loop {
-            let (phase, frontier, size) = {
+            let (phase, frontier, size, over) = {
                 let now = progress.borrow_and_update();
-                (now.phase.clone(), now.frontier, now.size)
+                (now.phase.clone(), now.frontier, now.size, now.over)
             };
             report(size.or(child.size), frontier, cached).await;
             match phase {
-                Phase::Verified => return Ok(frontier),
+                Phase::Verified if over => return Ok(frontier),
                 Phase::Failed(error) => return Err(error),
                 Phase::Detached { .. } => return Err(CacheError::Store("the disk cannot take it; see the agent's log".to_owned())),
-                Phase::Opening | Phase::Flowing => progress.changed().await.map_err(|_| CacheError::Lost)?,
+                // Verified is for clients; an image is here when it is committed.
+                Phase::Opening | Phase::Flowing | Phase::Verified => progress.changed().await.map_err(|_| CacheError::Lost)?,
             }
         }
     }

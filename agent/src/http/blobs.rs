@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
-use bytes::Bytes;
-use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, IF_RANGE, RANGE};
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, IF_RANGE, RANGE, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, StatusCode};
 
 use super::error::{self, Subject};
@@ -56,8 +55,10 @@ fn head(request: &HeaderMap, digest: &Digest, size: Option<u64>) -> Response {
         (StatusCode::OK, Some(size)) => {
             response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
         }
-        // A body that does not know its end, or the empty one's length would be taken for the blob's.
-        (StatusCode::OK, None) => *response.body_mut() = Body::from_stream(futures_util::stream::empty::<std::io::Result<Bytes>>()),
+        // What GET would send too. Without it the length of HEAD's own empty body would be taken for the blob's.
+        (StatusCode::OK, None) => {
+            response.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         _ => {}
     }
     response

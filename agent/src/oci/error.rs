@@ -15,7 +15,6 @@ pub enum ErrorCode {
     SizeInvalid,
     TooManyRequests,
     Unavailable,
-    Unauthorized,
     Unknown,
     Unsupported,
 }
@@ -35,7 +34,6 @@ impl ErrorCode {
             Self::SizeInvalid => "SIZE_INVALID",
             Self::TooManyRequests => "TOOMANYREQUESTS",
             Self::Unavailable => "UNAVAILABLE",
-            Self::Unauthorized => "UNAUTHORIZED",
             Self::Unknown => "UNKNOWN",
             Self::Unsupported => "UNSUPPORTED",
         }

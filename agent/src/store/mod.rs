@@ -32,7 +32,7 @@ pub use blob::{Blob, Reader};
 pub use error::StoreError;
 pub use manifests::Catalogue;
 pub use record::{BlobRecord, LinkRecord, ManifestRecord, TagRecord, UpstreamStatus};
-pub use verify::{Checked, VerifyProgress};
+pub use verify::Checked;
 pub use writer::Writer;
 
 use index::Table;

@@ -39,7 +39,7 @@ pub(super) fn open(layout: &Layout) -> Result<Opened, StoreError> {
     let existed = layout.index().is_dir();
     let closed = fs::read(layout.clean()).ok().and_then(|bytes| decode(&bytes));
     // Removed before the first write: from here on only an orderly shutdown makes it true again.
-    let removed = fs::remove_file(layout.clean()).is_ok();
+    let removed = fs::remove_file(layout.clean()).is_ok() && files::sync_dir(layout.root()).is_ok();
     let (index, whole) = open_index(layout);
     Ok(Opened { lock, index, closed: closed.filter(|_| existed && whole && removed) })
 }

@@ -25,15 +25,6 @@ pub enum Checked {
     Missing,
 }
 
-/// How far a re-hash of everything is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct VerifyProgress {
-    pub checked: u64,
-    pub total: u64,
-    pub bytes: u64,
-    pub quarantined: u64,
-}
-
 impl Store {
     /// The digests of all committed blobs.
     #[must_use]

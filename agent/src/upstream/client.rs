@@ -85,7 +85,6 @@ impl Clients {
         Ok(Self { connect_timeout: config.connect_timeout, head_timeout, authorities, by_trust: Mutex::default() })
     }
 
-    /// The client for hosts that show certificates of `trust`.
     /// Makes the client that most registries are asked with. If it cannot be made, the first request says why.
     pub(super) fn prepare(&self) {
         let trust = Trust::default();
@@ -94,6 +93,7 @@ impl Clients {
         }
     }
 
+    /// The client for hosts that show certificates of `trust`.
     pub(super) fn get(&self, trust: &Trust, at: &Place) -> Result<Courier, UpstreamError> {
         let mut by_trust = self.by_trust.lock().unwrap_or_else(PoisonError::into_inner);
         let client = match by_trust.get(trust) {

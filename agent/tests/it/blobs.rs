@@ -235,3 +235,15 @@ async fn the_same_bytes_in_two_registries_are_stored_once() {
     assert_eq!(other.count(&scene.on_layer().get()), 0);
     assert_eq!(digest_of(&scene.layer().bytes), scene.layer().digest);
 }
+
+#[tokio::test]
+async fn the_head_of_a_blob_of_unknown_size_claims_none() {
+    let scene = Scene::new(&[1000]).await;
+    scene.upstream.fault(scene.on_layer(), Fault::NoLength);
+    let got = scene.agent.head(&scene.layer_path()).await.expect(200);
+    assert_eq!(got.header("content-length"), None);
+    // What the manifest says of it is good enough.
+    scene.manifest().await;
+    let got = scene.agent.head(&scene.layer_path()).await.expect(200);
+    assert_eq!(got.header("content-length"), Some("1000"));
+}

@@ -10,7 +10,7 @@ use crate::support::agent::{TestAgent, impatient};
 use crate::support::client::{read_at_least, same_bytes};
 use crate::support::images::{self, Image};
 use crate::support::pki::Ca;
-use crate::support::registry::{FakeRegistry, Fault, LocalPath, On};
+use crate::support::registry::{FakeRegistry, Fault, Gate, LocalPath, On};
 use crate::support::scene::{Scene, pull};
 use crate::support::wait::{soon, until_some};
 
@@ -65,13 +65,22 @@ async fn the_next_endpoint_is_asked_whatever_one_fails_with() {
 
 #[tokio::test]
 async fn a_download_is_resumed_at_the_next_endpoint() {
-    for fault in [Fault::BreakAfter(300_000), Fault::StallAfter(300_000)] {
+    for goes_down in [true, false] {
         let (mut first, second, agent, image) = pair().await;
         agent.get(&app().manifest("1")).await.expect(200);
-        first.fault_times(1, On::blob(&image.layer().digest), fault);
+        let gate = Gate::new();
+        let on_layer = On::blob(&image.layer().digest);
+        first.fault_times(1, on_layer.clone(), Fault::HoldBody(300_000, gate.clone()));
+        first.fault_times(1, on_layer, Fault::BreakAfter(300_000));
         let mut response = agent.open(&app().blob(&image.layer().digest)).await;
         let mut got = read_at_least(&mut response, 1).await;
-        first.stop().await;
+        gate.reached().await;
+        if goes_down {
+            first.stop().await;
+        } else {
+            first.fault(On::any(), Fault::Status(503));
+            gate.open();
+        }
         got.extend_from_slice(&soon("the rest", response.bytes()).await.unwrap());
         same_bytes(&got, &image.layer().bytes);
         let seen = second.seen(&On::blobs());

@@ -173,3 +173,24 @@ async fn memory_grows_neither_with_clients_nor_with_the_blob() {
     let after = resident_mib();
     assert!(after < before + 48, "{before} MiB became {after} MiB");
 }
+
+#[tokio::test]
+async fn manifests_do_not_wait_for_downloads() {
+    let upstream = FakeRegistry::start();
+    let image = images::simple(1, &[50_000; 8]);
+    image.push(&upstream, "app", "1");
+    images::simple(2, &[10]).push(&upstream, "app", "2");
+    let config = json!({ "registries": { upstream.host(): { "plainHttp": true, "limits": { "maxConnections": 4 } } } });
+    let agent = TestAgent::builder().config(config).start().await;
+    let app = upstream.repository("app");
+    agent.get(&app.manifest("1")).await.expect(200);
+    let gate = Gate::new();
+    upstream.fault(On::blobs(), Fault::HoldHead(gate.clone()));
+    let pulls = join_all(image.blobs.iter().map(|blob| async { agent.get(&app.blob(&blob.digest)).await.expect(200) }));
+    let watch = async {
+        gate.reached_by(3).await;
+        agent.get(&app.manifest("2")).await.expect(200);
+        gate.open();
+    };
+    tokio::join!(pulls, watch);
+}

@@ -184,3 +184,63 @@ async fn no_file_left_to_make_is_a_full_disk_too() {
     scene.agent.get(&scene.app.blob(&digest)).await.expect(200).expect_bytes(&bytes);
     assert!(scene.upstream.count(&On::any()) > 0);
 }
+
+/// A client gets a layer while the disk fills up behind it; it asks with these headers.
+async fn fill_up_during(scene: &Scene, disk: &Mount, headers: &[(&'static str, &str)]) -> Vec<u8> {
+    let gate = Gate::new();
+    scene.upstream.fault_times(1, scene.on_layer(), Fault::HoldBody(MIB, gate.clone()));
+    let path = scene.layer_path();
+    let got = scene.agent.get_with(&path, headers);
+    let fill = async {
+        gate.reached_by(1).await;
+        until("the first bytes are on disk", || {
+            scene.agent.files("tmp").iter().any(|file| file.metadata().is_ok_and(|meta| meta.len() > 0))
+        })
+        .await;
+        let filler = disk.fill_up();
+        gate.open();
+        filler
+    };
+    let (got, filler) = tokio::join!(got, fill);
+    std::fs::remove_file(filler).unwrap();
+    got.body.to_vec()
+}
+
+#[tokio::test]
+async fn a_range_that_was_almost_done_when_the_disk_filled_up_is_whole() {
+    let disk = Mount::new("8m");
+    let scene = Scene::with(images::simple(1, &[6 * MIB]), TestAgent::builder().data_dir(&disk.path().join("data"))).await;
+    scene.manifest().await;
+    for range in [0..MIB - 1000, 0..MIB, 100_000..MIB + 70_000, MIB..5 * MIB, MIB - 70_000..6 * MIB] {
+        let header = format!("bytes={}-{}", range.start, range.end - 1);
+        let got = fill_up_during(&scene, &disk, &[("range", &header)]).await;
+        same_bytes(&got, &scene.layer().bytes[range]);
+    }
+}
+
+#[tokio::test]
+async fn a_blob_of_unknown_size_misses_nothing_when_the_disk_fills_up() {
+    let disk = Mount::new("8m");
+    let scene = Scene::with(images::simple(1, &[6 * MIB]), TestAgent::builder().data_dir(&disk.path().join("data"))).await;
+    scene.upstream.fault(scene.on_layer(), Fault::NoLength);
+    let got = fill_up_during(&scene, &disk, &[]).await;
+    same_bytes(&got, &scene.layer().bytes);
+}
+
+#[tokio::test]
+async fn what_a_crash_left_is_deleted_even_on_a_full_disk() {
+    let disk = Mount::new("8m");
+    let mut scene = Scene::with(images::simple(1, &[6 * MIB]), TestAgent::builder().data_dir(&disk.path().join("data"))).await;
+    scene.manifest().await;
+    let gate = Gate::new();
+    scene.upstream.fault(scene.on_layer(), Fault::HoldBody(4 * MIB, gate.clone()));
+    let mut response = scene.agent.open(&scene.layer_path()).await;
+    read_at_least(&mut response, 3 * MIB).await;
+    scene.agent.kill9();
+    assert!(!scene.agent.files("tmp").is_empty(), "the test must leave something to delete");
+    disk.fill_up();
+    scene.agent.start_again().await;
+    assert!(scene.agent.files("tmp").is_empty());
+    scene.upstream.behave();
+    scene.pull().await;
+}

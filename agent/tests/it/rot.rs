@@ -139,3 +139,24 @@ async fn what_is_no_file_where_a_blob_should_be_keeps_nobody_waiting() {
     verify(&scene.agent).await;
     scene.get_layer().await;
 }
+
+#[tokio::test]
+async fn a_layer_that_is_asked_for_as_a_manifest_stays_a_layer() {
+    for size in [1000, 17 * MIB] {
+        let mut scene = stored(size).await;
+        scene.upstream.stop().await;
+        let got = scene.agent.get(&scene.app.manifest(scene.layer().digest)).await;
+        assert_ne!(got.status, 200, "{size}");
+        assert!(scene.agent.metric(QUARANTINED, &[]).await < 0.5, "{size}");
+        scene.get_layer().await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_opened_is_no_reason_to_fail() {
+    let scene = stored(MIB).await;
+    let file = scene.agent.blob_file(&scene.layer().digest);
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    scene.get_layer().await;
+}

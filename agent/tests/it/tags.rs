@@ -232,3 +232,25 @@ async fn a_tag_by_one_name_says_nothing_about_another() {
     assert!(got.status >= 500, "{}", got.status);
     check_stale(scene.manifest().await, &scene.image);
 }
+
+#[tokio::test]
+async fn a_proxy_s_json_replaces_no_tag() {
+    let mut scene = always_asking_scene().await;
+    let login = Fault::Body("application/json", r#"{"error":"please log in to the proxy"}"#.to_owned());
+    scene.upstream.fault(On::manifest("app", "1"), login);
+    check_stale(scene.agent.get(&scene.app.manifest("1")).await, &scene.image);
+    scene.upstream.stop().await;
+    check_stale(scene.agent.get(&scene.app.manifest("1")).await, &scene.image);
+}
+
+#[tokio::test]
+async fn one_repository_s_trouble_keeps_no_other_from_being_confirmed() {
+    let scene = always_asking_scene().await;
+    let other = images::simple(2, &[1000]);
+    other.push(&scene.upstream, "other", "1");
+    let other_path = scene.upstream.repository("other").manifest("1");
+    scene.agent.get(&other_path).await.expect(200);
+    scene.upstream.fault(On::manifest("app", "1"), Fault::Status(500));
+    check_stale(scene.agent.get(&scene.app.manifest("1")).await, &scene.image);
+    check_confirmed(scene.agent.get(&other_path).await, &other);
+}

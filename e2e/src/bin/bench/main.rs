@@ -10,7 +10,7 @@
 //!             └─ rows        one file for each row of the table: what is done, what was seen, what was aimed at
 //!                  └──▶ report: target/bench/<row>.json, and BENCHMARKS.md of all of them
 //! ```
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal: figures go to stdout, progress to stderr")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal: figures go to stdout, progress to stderr")]
 
 mod args;
 mod client;
