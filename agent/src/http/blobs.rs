@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
+use bytes::Bytes;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, IF_RANGE, RANGE, TRANSFER_ENCODING};
 use http::{HeaderValue, Method, StatusCode};
 
@@ -55,8 +56,10 @@ fn head(request: &HeaderMap, digest: &Digest, size: Option<u64>) -> Response {
         (StatusCode::OK, Some(size)) => {
             response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
         }
-        // What GET would send too. Without it the length of HEAD's own empty body would be taken for the blob's.
+        // What GET would send too, and a body whose end is not known: or the length of HEAD's own empty one would be taken for the
+        // blob's.
         (StatusCode::OK, None) => {
+            *response.body_mut() = Body::from_stream(futures_util::stream::empty::<std::io::Result<Bytes>>());
             response.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         _ => {}
