@@ -2,6 +2,8 @@
 //!
 //! The point of the product is that a tag which upstream has lost, or cannot serve right now, still starts.
 
+use std::time::Duration;
+
 use tokio::time::timeout;
 
 use super::error::CacheError;
@@ -58,7 +60,7 @@ impl Cache {
     fn is_fresh(&self, record: &TagRecord) -> bool {
         let age = now_seconds().checked_sub(record.validated_at);
         // A time in the future means that the clock was set back: ask.
-        record.upstream_status == UpstreamStatus::Ok && age.is_some_and(|age| age < self.config.fresh_for.as_secs())
+        record.upstream_status == UpstreamStatus::Ok && age.is_some_and(|age| Duration::from_secs(age) < self.config.fresh_for)
     }
 
     async fn serve_stale(

@@ -1,4 +1,4 @@
-//! Buffers for reading, used again: a fresh one of half a megabyte costs its pages to be mapped and cleared each time, which shows in
+//! Buffers for reading, used again: a fresh one of a quarter megabyte costs its pages to be mapped and cleared each time, which shows in
 //! the CPU time of every gigabyte served.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -38,6 +38,11 @@ pub(super) struct Inner {
 }
 
 impl Inner {
+    /// Whether what the index does not know is not in the directory.
+    pub(super) fn knows_all(&self) -> bool {
+        *self.settled.borrow() && !*self.index.watch_broken().borrow()
+    }
+
     pub(super) fn touched(&self) -> MutexGuard<'_, HashMap<Digest, u64>> {
         self.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
