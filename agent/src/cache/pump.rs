@@ -12,7 +12,7 @@ use crate::store::{StoreError, Writer};
 use crate::upstream::UpstreamError;
 
 /// Bytes that were received and not yet handed to the disk; reading from upstream pauses above it.
-const PENDING_BYTES_MAX: usize = 256 << 10;
+const PENDING_BYTES_MAX: usize = 192 << 10;
 
 type Reading = BoxFuture<'static, (Source, Result<Option<Bytes>, UpstreamError>)>;
 pub(super) type Creating = JoinHandle<Result<Writer, StoreError>>;

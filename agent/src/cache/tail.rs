@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 /// The newest bytes stay in memory up to about this, so that clients that keep up read no disk.
-const TAIL_BYTES_MAX: u64 = 128 << 10;
+const TAIL_BYTES_MAX: u64 = 64 << 10;
 
 /// The newest bytes of a fill. It begins at or before the frontier: what is not on disk yet is here.
 #[derive(Debug, Default)]
