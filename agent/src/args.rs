@@ -1,4 +1,4 @@
-//! The command line. Every flag has a twin in the environment.
+//! The command line. Every flag has a twin in the environment, but for the two that pick platforms for one `pull`.
 
 use std::path::PathBuf;
 
