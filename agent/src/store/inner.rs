@@ -47,15 +47,23 @@ impl Inner {
         self.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn open_blob(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
+    /// The file of a committed blob. One that is gone is forgotten.
+    pub(super) fn open_file(&self, digest: &Digest) -> Result<Option<File>, StoreError> {
         let path = self.layout.blob(digest);
-        let file = match File::open(&path) {
-            Ok(file) => file,
+        match File::open(&path) {
+            Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.forget_blob(digest);
-                return Ok(None);
+                Ok(None)
             }
-            Err(error) => return Err(StoreError::io("open", path)(error)),
+            Err(error) => Err(StoreError::io("open", path)(error)),
+        }
+    }
+
+    pub(super) fn open_blob(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
+        let path = self.layout.blob(digest);
+        let Some(file) = self.open_file(digest)? else {
+            return Ok(None);
         };
         let size = file.metadata().map_err(StoreError::io("stat", &path))?.len();
         let record: Option<BlobRecord> = self.index.get(Table::Blobs, &digest_key(digest)).and_then(|bytes| record::decode(&bytes));
@@ -70,13 +78,8 @@ impl Inner {
 
     pub(super) fn read_verified(&self, digest: &Digest) -> Result<Option<Bytes>, StoreError> {
         let path = self.layout.blob(digest);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.forget_blob(digest);
-                return Ok(None);
-            }
-            Err(error) => return Err(StoreError::io("open", path)(error)),
+        let Some(file) = self.open_file(digest)? else {
+            return Ok(None);
         };
         if file.metadata().map_err(StoreError::io("stat", &path))?.len() > MANIFEST_BYTES_MAX as u64 {
             // Too large for a manifest or anything else that is read as a whole; that says nothing about its bytes.

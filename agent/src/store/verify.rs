@@ -1,6 +1,6 @@
 //! Re-hashing what is stored, and quarantine for what does not match.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -46,13 +46,8 @@ impl Store {
 impl Inner {
     fn verify(&self, digest: &Digest) -> Result<Checked, StoreError> {
         let path = self.layout.blob(digest);
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.forget_blob(digest);
-                return Ok(Checked::Missing);
-            }
-            Err(error) => return Err(StoreError::io("open", path)(error)),
+        let Some(mut file) = self.open_file(digest)? else {
+            return Ok(Checked::Missing);
         };
         let mut hasher = Hasher::new(digest.algorithm());
         let mut buffer = vec![0; 256 << 10];
