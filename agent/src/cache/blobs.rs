@@ -7,7 +7,7 @@ use super::fill::{Fill, Phase};
 use super::source::{Source, Wanted};
 use super::stream::Content;
 use super::{Cache, Origin};
-use crate::oci::{Digest, Hasher, Repository};
+use crate::oci::{Digest, Repository};
 use crate::store::{Blob, Checked, LinkRecord, Store};
 
 /// A blob and where it came from.
@@ -67,8 +67,7 @@ impl Cache {
         if proven && filling.is_some() {
             return Ok((filling, Origin::Miss));
         }
-        let size = self.head_blob(repository, digest).await?;
-        self.store.put_link(repository, digest, size);
+        let size = self.ask_whether_it_is_theirs(repository, digest).await?;
         Ok((size.or(size_hint).or(filling), Origin::Miss))
     }
 
@@ -110,17 +109,11 @@ impl Cache {
         Ok(Some(BlobAnswer { content, origin: Origin::Hit }))
     }
 
-    /// Upstream's word on a blob: an error, or its size. Servers that leave the size out often say 0 for the empty body of HEAD itself.
-    async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, CacheError> {
+    /// Upstream's word on a blob of the repository, which is noted: an error, or its size if upstream says it.
+    async fn ask_whether_it_is_theirs(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, CacheError> {
         let size = self.upstream.head_blob(repository, digest).await?;
-        let is_empty = || Hasher::digest(digest.algorithm(), b"") == *digest;
-        Ok(size.filter(|size| *size > 0 || is_empty()))
-    }
-
-    async fn ask_whether_it_is_theirs(&self, repository: &Repository, digest: &Digest) -> Result<(), CacheError> {
-        let size = self.head_blob(repository, digest).await?;
         self.store.put_link(repository, digest, size);
-        Ok(())
+        Ok(size)
     }
 
     pub(super) fn wanted(&self, repository: &Repository, digest: &Digest) -> Wanted {

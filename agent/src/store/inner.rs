@@ -47,6 +47,11 @@ impl Inner {
         self.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the index says of a committed blob.
+    pub(super) fn blob_record(&self, digest: &Digest) -> Option<BlobRecord> {
+        self.index.get(Table::Blobs, &digest_key(digest)).and_then(|bytes| record::decode(&bytes))
+    }
+
     /// The file of a committed blob. One that is gone is forgotten.
     pub(super) fn open_file(&self, digest: &Digest) -> Result<Option<File>, StoreError> {
         let path = self.layout.blob(digest);
@@ -66,8 +71,7 @@ impl Inner {
             return Ok(None);
         };
         let size = file.metadata().map_err(StoreError::io("stat", &path))?.len();
-        let record: Option<BlobRecord> = self.index.get(Table::Blobs, &digest_key(digest)).and_then(|bytes| record::decode(&bytes));
-        if let Some(record) = record
+        if let Some(record) = self.blob_record(digest)
             && record.size != size
         {
             self.quarantine(digest, &format!("the file has {size} bytes, the blob has {}", record.size));
@@ -135,7 +139,7 @@ impl Inner {
     pub(super) fn forget_blob(&self, digest: &Digest) {
         let key = digest_key(digest);
         self.small.invalidate(digest);
-        if let Some(record) = self.index.get(Table::Blobs, &key).and_then(|bytes| record::decode::<BlobRecord>(&bytes)) {
+        if let Some(record) = self.blob_record(digest) {
             self.index.remove(Table::Blobs, &key);
             let subtract = |total: &AtomicU64, count: u64| {
                 let _ = total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| Some(total.saturating_sub(count)));

@@ -225,7 +225,7 @@ impl Store {
     /// What is known of a committed blob.
     #[must_use]
     pub fn blob_record(&self, digest: &Digest) -> Option<BlobRecord> {
-        let mut record: BlobRecord = self.inner.index.get(Table::Blobs, &digest_key(digest)).and_then(|bytes| record::decode(&bytes))?;
+        let mut record = self.inner.blob_record(digest)?;
         if let Some(used) = self.inner.touched().get(digest) {
             record.used = *used;
         }
@@ -236,9 +236,8 @@ impl Store {
     pub fn flush_use_times(&self) {
         let touched = std::mem::take(&mut *self.inner.touched());
         for (digest, used) in touched {
-            let key = digest_key(&digest);
-            if let Some(old) = self.inner.index.get(Table::Blobs, &key).and_then(|bytes| record::decode::<BlobRecord>(&bytes)) {
-                self.inner.index.put(Table::Blobs, &key, record::encode(&BlobRecord { used, ..old }));
+            if let Some(old) = self.inner.blob_record(&digest) {
+                self.inner.index.put(Table::Blobs, &digest_key(&digest), record::encode(&BlobRecord { used, ..old }));
             }
         }
     }
