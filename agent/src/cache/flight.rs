@@ -17,13 +17,25 @@ pub(super) struct Flights<K, V> {
     tasks: TaskTracker,
 }
 
-/// Where the work puts its result. It may go on afterwards (to store what it found); until it ends, whoever asks gets that result.
+/// Where the work puts its result.
 #[derive(Debug)]
-pub(super) struct Landing<V>(watch::Sender<Option<V>>);
+pub(super) struct Landing<K: Eq + Hash, V> {
+    // Before the sender: whoever learns that the work is over must not find it still running.
+    leave: Leave<K, V>,
+    result: watch::Sender<Option<V>>,
+}
 
-impl<V> Landing<V> {
+impl<K: Eq + Hash, V> Landing<K, V> {
+    /// The result is there, and the work goes on (to store what it found); until it ends, whoever asks gets that result.
     pub(super) fn publish(&self, value: V) {
-        self.0.send_replace(Some(value));
+        self.result.send_replace(Some(value));
+    }
+
+    /// The result is for those who have asked so far: whoever asks after they have it starts anew.
+    pub(super) fn finish(self, value: V) {
+        let Self { leave, result } = self;
+        drop(leave);
+        result.send_replace(Some(value));
     }
 }
 
@@ -40,7 +52,7 @@ where
     ///
     /// # Cancel safety
     /// Dropping the returned future leaves the work running.
-    pub(super) async fn join<F>(self: &Arc<Self>, key: K, lead: impl FnOnce(Landing<V>) -> F) -> Option<V>
+    pub(super) async fn join<F>(self: &Arc<Self>, key: K, lead: impl FnOnce(Landing<K, V>) -> F) -> Option<V>
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -49,7 +61,7 @@ where
         value.clone()
     }
 
-    fn enter<F>(self: &Arc<Self>, key: K, lead: impl FnOnce(Landing<V>) -> F) -> watch::Receiver<Option<V>>
+    fn enter<F>(self: &Arc<Self>, key: K, lead: impl FnOnce(Landing<K, V>) -> F) -> watch::Receiver<Option<V>>
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -59,12 +71,9 @@ where
         }
         let (sender, receiver) = watch::channel(None);
         running.insert(key.clone(), receiver.clone());
+        drop(running);
         let leave = Leave { flights: Arc::clone(self), key };
-        let work = lead(Landing(sender));
-        self.tasks.spawn(async move {
-            let _leave = leave;
-            work.await;
-        });
+        self.tasks.spawn(lead(Landing { leave, result: sender }));
         receiver
     }
 
@@ -74,6 +83,7 @@ where
 }
 
 /// Takes the key out when the work ends, be it by a panic.
+#[derive(Debug)]
 struct Leave<K: Eq + Hash, V> {
     flights: Arc<Flights<K, V>>,
     key: K,
@@ -120,6 +130,20 @@ mod tests {
             assert_eq!(other.await.unwrap(), Some(7));
         }
         assert_eq!(runs.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_after_the_end_starts_anew_though_the_task_lingers() {
+        let flights: Arc<Flights<u32, u32>> = Flights::new(TaskTracker::new());
+        let gate = Arc::new(Notify::new());
+        for run in [1, 2] {
+            let gate = Arc::clone(&gate);
+            let lead = |landing: Landing<u32, u32>| async move {
+                landing.finish(run);
+                gate.notified().await;
+            };
+            assert_eq!(flights.join(1, lead).await, Some(run));
+        }
     }
 
     #[tokio::test]

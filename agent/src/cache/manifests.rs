@@ -77,7 +77,7 @@ impl Cache {
     pub(super) async fn fetch_manifest(&self, repository: &Repository, target: &Target) -> ManifestResult {
         let key = (repository.clone(), target.clone());
         let cache = self.clone();
-        let lead = |landing: super::flight::Landing<ManifestResult>| async move {
+        let lead = |landing: super::flight::Landing<ManifestKey, ManifestResult>| async move {
             let (repository, target) = key;
             let fetched = cache.upstream.get_manifest(&repository, &target).await.map_err(CacheError::from);
             let accepted = match fetched {
@@ -93,7 +93,7 @@ impl Cache {
                     if let CacheError::Mismatch { .. } | CacheError::NoManifest { .. } = &error {
                         cache.metrics.upstream_error(&repository.registry, error.reason());
                     }
-                    landing.publish(Err(error));
+                    landing.finish(Err(error));
                 }
             }
         };

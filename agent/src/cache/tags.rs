@@ -89,9 +89,9 @@ impl Cache {
         }
         let (cache, digest) = (self.clone(), *digest);
         let key = (repository.clone(), tag.clone());
-        let lead = |landing: super::flight::Landing<Confirmation>| async move {
+        let lead = |landing: super::flight::Landing<(Repository, Tag), Confirmation>| async move {
             let (repository, tag) = key;
-            landing.publish(cache.revalidate(&repository, &tag, &digest).await);
+            landing.finish(cache.revalidate(&repository, &tag, &digest).await);
         };
         let asked = self.confirmations.join((repository.clone(), tag.clone()), lead);
         match timeout(self.config.revalidate_timeout, asked).await {
