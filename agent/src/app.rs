@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
-use crate::config::Config;
-use crate::http::{self, AdminState, Limits, RegistryState, Server};
+use crate::config::{CacheConfig, Config};
+use crate::control::{Control, Pace};
+use crate::http::{self, AdminState, Limits, ProbeState, RegistryState, Server};
 use crate::metrics::{Metrics, StoreCollector};
 use crate::oci::Router;
 use crate::readiness::Readiness;
@@ -62,6 +63,9 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let stop = shutdown::listen().map_err(AppError::Signals)?;
     let mut registered = Registered::with_prefix("kuik_agent");
     let metrics = Metrics::register(&mut registered);
+    if config.control.is_some() {
+        metrics.register_control(&mut registered);
+    }
     let readiness = Readiness::default();
     let (opening, listening) = (readiness.latch("store"), readiness.latch("listeners"));
 
@@ -73,36 +77,51 @@ pub async fn run(config: Config) -> Result<(), AppError> {
 
     let listeners = bind(&config.listen, config.listen_is_default).await?;
     let admin_listener = listen(config.admin_listen).await?;
+    let metrics_listener = match config.metrics_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let tasks = TaskTracker::new();
     let preparing = upstream.clone();
     let cache = Cache::new(&config, store.clone(), upstream, Arc::clone(&metrics), &tasks);
-    let ports = listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect();
-    announce(&listeners, &admin_listener);
+    announce(&listeners, &admin_listener, metrics_listener.as_ref());
+    announce_limits(&config.cache);
 
-    let registry_state = RegistryState { cache: cache.clone(), metrics: Arc::clone(&metrics), routes: Arc::new(Router::new(ports)) };
-    let admin_state = AdminState { cache, store: store.clone(), readiness, registered: Arc::new(registered), tasks: tasks.clone() };
+    let probes = ProbeState { readiness, registered: Arc::new(registered) };
+    let admin_state = AdminState { cache: cache.clone(), store: store.clone(), probes: probes.clone(), tasks: tasks.clone() };
     let limits = Limits {
         connections: config.limits.max_connections,
         header_timeout: config.limits.header_timeout,
         write_timeout: config.limits.write_timeout,
     };
+    let ports = listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect();
+    let registry_state = RegistryState { cache: cache.clone(), metrics: Arc::clone(&metrics), routes: Arc::new(Router::new(ports)) };
     let registry = Server::start(listeners, &http::registry(registry_state), &limits, &metrics.connections);
-    let admin_limits = Limits { connections: 64, ..limits };
-    let admin = Server::start(vec![admin_listener], &http::admin(admin_state), &admin_limits, &Default::default());
+    let few = Limits { connections: 64, ..limits };
+    let admin = Server::start(vec![admin_listener], &http::admin(admin_state), &few, &Default::default());
+    let probing = Server::start(metrics_listener.into_iter().collect(), &http::probes(probes), &few, &Default::default());
     drop(listening);
 
     tokio::task::spawn_blocking(move || preparing.prepare());
     let mut upkeep = tokio::spawn(upkeep(store.clone()));
     let mending = tokio::spawn(mend(store.clone()));
+    let control = match config.control {
+        Some(control) => Some(Control::start(control, config.node_name.as_deref(), &cache, &store, &metrics, Pace::default()).await),
+        None => None,
+    };
     let signal = tokio::select! {
         signal = stop.requested() => signal,
         ended = &mut upkeep => return Err(AppError::Upkeep(ended.err())),
     };
     tracing::info!(signal, drain_timeout_s = config.drain_timeout.as_secs(), "stopping: running answers may finish");
     let deadline = Instant::now() + config.drain_timeout;
+    if let Some(control) = control {
+        control.stop().await;
+    }
     let drained = registry.stop(deadline).await;
     let settle_by = deadline.max(Instant::now() + STORE_GRACE_MIN).min(Instant::now() + STORE_GRACE);
     admin.stop(settle_by).await;
+    probing.stop(settle_by).await;
     tasks.close();
     // A fill that nobody waits for is given up; what remains of it is deleted at the next start.
     let settled = tokio::time::timeout_at(settle_by, tasks.wait()).await.is_ok();
@@ -136,13 +155,13 @@ async fn mend(store: Store) {
     }
 }
 
-/// Of the default addresses, one that this machine does not have is left out: many have no IPv6.
+/// Of the default addresses, and of loopbacks, one that this machine does not have is left out: many have no IPv6.
 async fn bind(addresses: &[SocketAddr], defaults: bool) -> Result<Vec<TcpListener>, AppError> {
     let mut listeners = Vec::new();
     for address in addresses {
         match listen(*address).await {
             Ok(listener) => listeners.push(listener),
-            Err(AppError::Listen { source, .. }) if defaults && is_missing(&source) => {
+            Err(AppError::Listen { source, .. }) if (defaults || address.ip().is_loopback()) && is_missing(&source) => {
                 tracing::warn!(%address, error = %source, "not listening there: this machine does not have the address");
             }
             Err(error) => return Err(error),
@@ -161,10 +180,20 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
 }
 
 /// The line that says which ports are open; scripts read it when they asked for port 0.
-fn announce(listeners: &[TcpListener], admin: &TcpListener) {
+fn announce(listeners: &[TcpListener], admin: &TcpListener, metrics: Option<&TcpListener>) {
     let address = |listener: &TcpListener| listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
     let registry: Vec<String> = listeners.iter().map(address).collect();
-    tracing::info!(registry = registry.join(","), admin = address(admin), version = env!("CARGO_PKG_VERSION"), "listening");
+    let (registry, metrics) = (registry.join(","), metrics.map(address));
+    tracing::info!(registry, admin = address(admin), metrics, version = env!("CARGO_PKG_VERSION"), "listening");
+}
+
+/// Settings that this release takes and does not act on: whoever made them should know.
+fn announce_limits(cache: &CacheConfig) {
+    let CacheConfig { max_size, high_watermark, low_watermark, min_free, scope, is_set } = cache;
+    if *is_set {
+        let max_size = max_size.map(tracing::field::display);
+        tracing::info!(max_size, high_watermark, low_watermark, %min_free, ?scope, "limits of the cache are known and not acted on yet: nothing is evicted");
+    }
 }
 
 /// Every client, fill and blob being read takes a file descriptor; the soft limit is often 1024.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::cli::{AdminAddress, ImageRef, Platform};
-use crate::config::{Address, Host, Span};
+use crate::config::{Address, ControlAddress, ControlUrl, Host, Span};
 use crate::telemetry::{LogFilter, LogFormat};
 
 /// kube-image-keeper's node agent: a pull-through OCI registry in one process.
@@ -44,6 +44,18 @@ pub struct ServeArgs {
     #[arg(long, value_name = "IP:PORT", env = "KUIK_ADMIN_LISTEN")]
     pub admin_listen: Option<Address>,
 
+    /// Answer probes and metrics, and nothing else, at this address too [default: nowhere]
+    #[arg(long, value_name = "IP:PORT", env = "KUIK_METRICS_LISTEN")]
+    pub metrics_listen: Option<Address>,
+
+    /// Where the cluster's control API is.
+    #[command(flatten)]
+    pub control: ControlArgs,
+
+    /// The node that this agent runs on, for its log
+    #[arg(long, value_name = "NAME", env = "KUIK_NODE_NAME")]
+    pub node_name: Option<String>,
+
     /// Keep blobs and index in this directory; it is made if missing [default: /var/lib/kuik]
     #[arg(long, value_name = "DIR", env = "KUIK_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
@@ -76,6 +88,26 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILTER", env = "KUIK_LOG", default_value = "info")]
     #[arg(help = "Log from this level on: off, error, warn, info, debug, trace, or by target: info,kuik_agent::store=debug")]
     pub log_level: LogFilter,
+}
+
+/// The flags of `serve` that name the control API.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct ControlArgs {
+    /// Ask the cluster's control API here what to keep and what to drop, and report to it [default: on its own]
+    #[arg(long, value_name = "URL", env = "KUIK_CONTROL_URL")]
+    pub control_url: Option<ControlUrl>,
+
+    /// Connect here instead of looking up the host of --control-url, which the certificate must still bear
+    #[arg(long, value_name = "HOST:PORT", env = "KUIK_CONTROL_ADDRESS")]
+    pub control_address: Option<ControlAddress>,
+
+    /// Trust these authorities (PEM) of the control API and no others; read again when they change, and waited for if missing
+    #[arg(long, value_name = "FILE", env = "KUIK_CONTROL_CA")]
+    pub control_ca: Option<PathBuf>,
+
+    /// Show the control API this token; read again for each request
+    #[arg(long, value_name = "FILE", env = "KUIK_CONTROL_TOKEN")]
+    pub control_token: Option<PathBuf>,
 }
 
 /// The flags of every command that talks to a running agent.

@@ -17,6 +17,7 @@ pub mod args;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod http;
 pub mod metrics;
 pub mod oci;

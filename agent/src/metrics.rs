@@ -1,9 +1,11 @@
 //! Every metric family, registered once. No label holds a digest, a tag or a repository; registries are counted by name up to a bound.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kuik_crd::control::Traffic;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -54,6 +56,17 @@ pub struct ReasonLabels {
     pub reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ResultLabels {
+    pub result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WorkLabels {
+    pub kind: &'static str,
+    pub result: &'static str,
+}
+
 /// The families.
 #[derive(Debug)]
 pub struct Metrics {
@@ -66,7 +79,16 @@ pub struct Metrics {
     pub connections: Gauge,
     pub pass_through: Counter,
     pub streams_detached: Counter,
+    pub control_up: Gauge,
+    control_last_success: Gauge,
+    control_reports: Family<ResultLabels, Counter>,
+    control_desired: Family<KindLabels, Gauge>,
+    control_pulls: Family<WorkLabels, Counter>,
+    dropped_images: Counter,
+    dropped_bytes: Counter,
     fills: Gauge,
+    /// Of all registries together.
+    fetched_total: AtomicU64,
     fetched_bytes: Family<RegistryLabels, Counter>,
     upstream_requests: Family<RegistryLabels, Counter>,
     upstream_errors: Family<ErrorLabels, Counter>,
@@ -87,7 +109,15 @@ impl Metrics {
             connections: Gauge::default(),
             pass_through: Counter::default(),
             streams_detached: Counter::default(),
+            control_up: Gauge::default(),
+            control_last_success: Gauge::default(),
+            control_reports: Family::default(),
+            control_desired: Family::default(),
+            control_pulls: Family::default(),
+            dropped_images: Counter::default(),
+            dropped_bytes: Counter::default(),
             fills: Gauge::default(),
+            fetched_total: AtomicU64::new(0),
             fetched_bytes: Family::default(),
             upstream_requests: Family::default(),
             upstream_errors: Family::default(),
@@ -113,6 +143,69 @@ impl Metrics {
         r.register_with_unit("fetched", "Bytes received from upstream, by registry", Unit::Bytes, self.fetched_bytes.clone());
         r.register("upstream_requests", "Requests to upstream, by registry", self.upstream_requests.clone());
         r.register("upstream_errors", "Failed requests to upstream, by registry and reason", self.upstream_errors.clone());
+        r.register("dropped_images", "Images deleted because the control API said so", self.dropped_images.clone());
+        r.register_with_unit("dropped", "Bytes deleted with these images", Unit::Bytes, self.dropped_bytes.clone());
+    }
+
+    /// Registers what only an agent with a control API has.
+    pub fn register_control(&self, r: &mut Registered) {
+        r.register("control_up", "Whether every call to the control API succeeded the last time", self.control_up.clone());
+        let help = "When a call to the control API last succeeded, in seconds since 1970";
+        r.register_with_unit("control_last_success_timestamp", help, Unit::Seconds, self.control_last_success.clone());
+        r.register("control_reports", "Reports to the control API, by what became of them", self.control_reports.clone());
+        r.register(
+            "control_desired",
+            "What the control API wants: images to keep, to refresh, to drop, pinned",
+            self.control_desired.clone(),
+        );
+        r.register(
+            "control_pulls",
+            "Images fetched or asked for again on behalf of the control API, by result",
+            self.control_pulls.clone(),
+        );
+    }
+
+    /// A call to the control API succeeded.
+    pub fn control_succeeded(&self) {
+        self.control_last_success.set(i64::try_from(crate::store::now_seconds()).unwrap_or(i64::MAX));
+    }
+
+    /// A report ended so.
+    pub fn control_report(&self, result: &'static str) {
+        self.control_reports.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// The control API wants so many of a kind.
+    pub fn control_desired(&self, kind: &'static str, count: usize) {
+        self.control_desired.get_or_create(&KindLabels { kind }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Work on an image that the control API wanted ended so.
+    pub fn control_pull(&self, kind: &'static str, succeeded: bool) {
+        let result = if succeeded { "ok" } else { "error" };
+        self.control_pulls.get_or_create(&WorkLabels { kind, result }).inc();
+    }
+
+    /// An image was deleted.
+    pub fn dropped(&self, bytes: u64) {
+        self.dropped_images.inc();
+        self.dropped_bytes.inc_by(bytes);
+    }
+
+    /// Traffic since the start, as reports have it.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        let answers = |origins: &[&'static str]| {
+            let kinds = ["manifest", "blob"].into_iter();
+            let labels = kinds.flat_map(|kind| origins.iter().map(move |origin| AnswerLabels { kind, origin }));
+            labels.filter_map(|labels| Some(self.answers.get(&labels)?.get())).sum()
+        };
+        Traffic {
+            hits: answers(&["hit", "revalidated", "stale"]),
+            misses: answers(&["miss"]),
+            served_bytes: self.served_bytes.get(),
+            fetched_bytes: self.fetched_total.load(Ordering::Relaxed),
+        }
     }
 
     /// Counts a fill as long as the guard lives.
@@ -148,6 +241,7 @@ impl crate::upstream::Observer for Metrics {
     }
 
     fn bytes(&self, registry: &Registry, count: u64) {
+        self.fetched_total.fetch_add(count, Ordering::Relaxed);
         self.fetched_bytes.get_or_create(&RegistryLabels { registry: self.label(registry) }).inc_by(count);
     }
 }

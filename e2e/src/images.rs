@@ -3,13 +3,15 @@
 //! The same call makes the same bytes every time, except that `marker` goes into the content: two
 //! tests, or two versions of a tag, get different digests by using different markers.
 
+mod archive;
 mod layer;
 mod push;
 mod shapes;
 
+pub use archive::archive;
 pub use layer::{Compression, Layer};
-pub use push::{push, push_manifest};
-pub use shapes::{artifact, big, docker, multi_arch, nested, oci, referrer, referrers_index, with_layer};
+pub use push::{Destination, push, push_manifest};
+pub use shapes::{artifact, big, docker, multi_arch, nested, oci, referrer, referrers_index, running, with_layer};
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};

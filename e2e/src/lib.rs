@@ -2,12 +2,15 @@
 //! as a program, and images made here without any network.
 //!
 //! Everything started is a child of the test that started it, listens on a random port of
-//! loopback, writes into a temporary directory of its own, and dies with its owner.
+//! loopback, writes into a temporary directory of its own, and dies with its owner. The one
+//! exception is a [`cluster`], which lives on until it is taken down.
 
 pub mod agent;
+pub mod cluster;
 pub mod containerd;
 pub mod http;
 pub mod images;
+pub mod kube;
 pub mod process;
 pub mod registry;
 pub mod relay;

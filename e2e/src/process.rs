@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::{Seek as _, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
@@ -129,6 +130,13 @@ pub fn run(command: &mut Command) -> Result<Output> {
 /// Runs `command` and returns its standard output as text.
 pub fn run_text(command: &mut Command) -> Result<String> {
     String::from_utf8(run(command)?.stdout).with_context(|| format!("the output of {command:?}"))
+}
+
+/// As [`run_text`], with something to read on standard input.
+pub fn run_with_input(command: &mut Command, input: &str) -> Result<String> {
+    let mut file = tempfile::tempfile().context("make a temporary file")?;
+    file.write_all(input.as_bytes()).and_then(|()| file.rewind()).context("write the input")?;
+    run_text(command.stdin(file)).with_context(|| format!("its input was {input}"))
 }
 
 /// A port of loopback that nobody uses now, and that no outgoing connection is given: those come

@@ -9,7 +9,12 @@ const STEP: Duration = Duration::from_millis(20);
 
 /// Asks `poll` until it answers with a value, and fails after `limit` with `what` and the last
 /// error that `poll` returned. Errors count as "not yet".
-pub fn until<T>(what: &str, limit: Duration, mut poll: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until<T>(what: &str, limit: Duration, poll: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    until_every(STEP, what, limit, poll)
+}
+
+/// As [`until`], for questions that are too dear to be asked every 20 ms.
+pub fn until_every<T>(step: Duration, what: &str, limit: Duration, mut poll: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
     loop {
         let last = poll();
@@ -21,6 +26,6 @@ pub fn until<T>(what: &str, limit: Duration, mut poll: impl FnMut() -> Result<Op
             last.with_context(|| format!("waited {limit_ms} ms for {what}"))?;
             bail!("waited {limit_ms} ms for {what}");
         }
-        thread::sleep(STEP);
+        thread::sleep(step);
     }
 }

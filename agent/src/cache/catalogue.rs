@@ -92,9 +92,8 @@ impl Cache {
     }
 
     async fn detail(&self, image: &Image, digest: Digest, tag: Option<&TagRecord>) -> ImageDetail {
-        let mut walk = Walk { cache: self, manifests: Vec::new(), counted: BTreeSet::new(), bytes: 0, complete: false };
         let media_type = self.store.manifest_media_type(image.repository(), &digest).flatten();
-        walk.follow(digest, media_type.clone()).await;
+        let walk = self.walk(digest, media_type.clone()).await;
         let time = |seconds: u64| jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok();
         let entry = ImageEntry {
             reference: image.to_string(),
@@ -102,11 +101,19 @@ impl Cache {
             media_type: media_type.unwrap_or_default(),
             size_bytes: walk.bytes,
             complete: walk.complete,
-            last_used: self.store.blob_record(&digest).and_then(|record| time(record.used)),
+            last_used: self.store.blob_record(&digest).filter(|record| record.used > 0).and_then(|record| time(record.used)),
             validated_at: tag.and_then(|tag| time(tag.validated_at)),
             upstream_status: tag.map(|tag| tag.upstream_status),
         };
         ImageDetail { image: entry, manifests: walk.manifests }
+    }
+}
+
+impl Cache {
+    pub(super) async fn walk(&self, root: Digest, media_type: Option<String>) -> Walk<'_> {
+        let mut walk = Walk { cache: self, manifests: Vec::new(), counted: BTreeSet::new(), bytes: 0, complete: false };
+        walk.follow(root, media_type).await;
+        walk
     }
 }
 
@@ -125,12 +132,12 @@ impl From<&Descriptor> for Open {
 }
 
 /// Follows a manifest to everything it references, without recursion.
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     cache: &'a Cache,
-    manifests: Vec<ManifestEntry>,
+    pub(super) manifests: Vec<ManifestEntry>,
     counted: BTreeSet<Digest>,
-    bytes: u64,
-    complete: bool,
+    pub(super) bytes: u64,
+    pub(super) complete: bool,
 }
 
 impl Walk<'_> {

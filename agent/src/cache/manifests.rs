@@ -69,7 +69,9 @@ impl Cache {
             Some(media_type) => media_type,
             None => Manifest::parse(&bytes).ok()?.media_type_or_guess().to_owned(),
         };
-        self.store.touch(digest);
+        if !self.quiet {
+            self.store.touch(digest);
+        }
         Some(ManifestAnswer { digest: *digest, media_type, bytes, origin: Origin::Hit, stale: None })
     }
 
@@ -80,6 +82,8 @@ impl Cache {
         let lead = |landing: super::flight::Landing<ManifestKey, ManifestResult>| async move {
             let (repository, target) = key;
             let fetched = cache.upstream.get_manifest(&repository, &target).await.map_err(CacheError::from);
+            // From before it is known until it is stored: nothing is deleted that it references.
+            let naming = cache.store.naming().await;
             let accepted = match fetched {
                 Ok(fetched) => cache.accept(&repository, &target, fetched).await,
                 Err(error) => Err(error),
@@ -87,15 +91,18 @@ impl Cache {
             match accepted {
                 Ok(answer) => {
                     landing.publish(Ok(answer.clone()));
+                    cache.findings.succeeded(&repository, &target);
                     cache.persist(repository, target, answer).await;
                 }
                 Err(error) => {
                     if let CacheError::Mismatch { .. } | CacheError::NoManifest { .. } = &error {
                         cache.metrics.upstream_error(&repository.registry, error.reason());
                     }
+                    cache.fetch_failed(&repository, &target, &error);
                     landing.finish(Err(error));
                 }
             }
+            drop(naming);
         };
         self.manifests.join((repository.clone(), target.clone()), lead).await.unwrap_or(Err(CacheError::Lost))
     }
@@ -118,27 +125,50 @@ impl Cache {
         tokio::task::spawn_blocking(work).await.unwrap_or(Err(CacheError::Lost))
     }
 
+    /// Says that an image could not be fetched. A part of an index is no image of its own.
+    fn fetch_failed(&self, repository: &Repository, target: &Target, error: &CacheError) {
+        let is_part = matches!(target, Target::Digest(digest) if self.store.link(repository, digest).is_some());
+        if !is_part {
+            self.findings.failed(repository, target, &error.to_string());
+        }
+    }
+
     async fn persist(&self, repository: Repository, target: Target, answer: ManifestAnswer) {
+        let digest = answer.digest;
+        let media_type = answer.media_type;
+        let now = now_seconds();
+        // What nobody asked for is as old as what it takes the place of.
+        let used = if self.quiet { self.used_before(&repository, &target) } else { now };
+        let record = || TagRecord {
+            digest,
+            media_type: media_type.clone(),
+            validated_at: now,
+            checked_at: now,
+            upstream_status: UpstreamStatus::Ok,
+        };
         let tag = match target {
-            Target::Tag(tag) => Some((
-                tag,
-                TagRecord {
-                    digest: answer.digest,
-                    media_type: answer.media_type.clone(),
-                    validated_at: now_seconds(),
-                    upstream_status: UpstreamStatus::Ok,
-                },
-            )),
+            Target::Tag(tag) => Some((tag, record())),
             Target::Digest(_) => None,
         };
-        let digest = answer.digest;
-        if let Err(error) = self.store.persist_manifest(repository.clone(), digest, answer.media_type, answer.bytes, tag.clone()).await {
+        let persisted = self.store.persist_manifest(repository.clone(), digest, media_type, answer.bytes, tag.clone(), used).await;
+        if let Err(error) = persisted {
             if let Some((tag, record)) = tag {
                 self.store.remember_tag(&repository, &tag, &record);
             }
             self.metrics.pass_through.inc();
             tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a manifest was served and cannot be kept");
         }
+    }
+}
+
+impl Cache {
+    /// When the image was last asked for under this name; 0 for never.
+    fn used_before(&self, repository: &Repository, target: &Target) -> u64 {
+        let digest = match target {
+            Target::Tag(tag) => self.store.tag(repository, tag).map(|record| record.digest),
+            Target::Digest(_) => None,
+        };
+        digest.and_then(|digest| self.store.blob_record(&digest)).map_or(0, |record| record.used)
     }
 }
 

@@ -7,10 +7,13 @@ mod blobs;
 mod catalogue;
 mod error;
 mod fill;
+mod findings;
 mod flight;
+mod held;
 mod lists;
 mod manifests;
 mod pump;
+mod refresh;
 mod source;
 mod stream;
 mod tags;
@@ -25,8 +28,11 @@ use tokio_util::task::TaskTracker;
 pub use blobs::BlobAnswer;
 pub use catalogue::{BlobEntry, ImageDetail, ImageEntry, ManifestEntry};
 pub use error::CacheError;
+pub use findings::Findings;
+pub use held::HeldImage;
 pub use lists::ListAnswer;
 pub use manifests::ManifestAnswer;
+pub use refresh::Refreshed;
 pub use stream::Content;
 pub use tags::Stale;
 pub use warm::{Platforms, WarmEvent};
@@ -86,6 +92,10 @@ pub struct Cache {
     confirmations: Arc<flight::Flights<(Repository, Tag), tags::Confirmation>>,
     /// Registries that could not be asked a moment ago, and why.
     unavailable: moka::sync::Cache<Registry, String>,
+    findings: Arc<Findings>,
+    held: Arc<held::Held>,
+    /// What it fetches nobody has asked for: it leaves times of use as they are.
+    quiet: bool,
 }
 
 impl Cache {
@@ -105,9 +115,24 @@ impl Cache {
             confirmations: flight::Flights::new(tasks.clone()),
             unavailable: moka::sync::Cache::builder().max_capacity(1000).time_to_live(UNAVAILABLE_FOR).build(),
             config: Arc::new(own),
+            findings: Arc::default(),
+            held: Arc::default(),
+            quiet: false,
             store,
             upstream,
             metrics,
         }
+    }
+
+    /// The same cache for work of the agent's own: an image that it fetches or looks at has not been used.
+    #[must_use]
+    pub fn quietly(&self) -> Self {
+        Self { quiet: true, ..self.clone() }
+    }
+
+    /// What went wrong with images, and right again.
+    #[must_use]
+    pub fn findings(&self) -> &Arc<Findings> {
+        &self.findings
     }
 }

@@ -106,7 +106,7 @@ impl Cache {
         }
     }
 
-    async fn revalidate(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Confirmation {
+    pub(super) async fn revalidate(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Confirmation {
         let target = Target::Tag(tag.clone());
         let error: CacheError = match self.upstream.head_manifest(repository, &target).await {
             Ok(head) if head.digest == Some(*digest) => {

@@ -40,7 +40,12 @@ impl Cache {
         let _ = events.send(last).await;
     }
 
-    async fn warm_all(&self, image: &Image, platforms: &Platforms, events: &mpsc::Sender<WarmEvent>) -> Result<WarmEvent, CacheError> {
+    pub(super) async fn warm_all(
+        &self,
+        image: &Image,
+        platforms: &Platforms,
+        events: &mpsc::Sender<WarmEvent>,
+    ) -> Result<WarmEvent, CacheError> {
         let repository = image.repository();
         let root = self.manifest(repository, &image.target()).await?.digest;
         let mut bytes = 0;
@@ -112,7 +117,7 @@ impl Cache {
 }
 
 /// The children to fetch: everything, or of an index what is for the platform. An index in which nothing is for it is taken whole.
-fn choose(manifest: &Manifest, platforms: &Platforms) -> Vec<Descriptor> {
+pub(super) fn choose(manifest: &Manifest, platforms: &Platforms) -> Vec<Descriptor> {
     let Platforms::One(wanted) = platforms else {
         return manifest.children.clone();
     };

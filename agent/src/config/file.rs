@@ -8,9 +8,10 @@ use serde::{Deserialize, Deserializer};
 use serde_path_to_error::Segment;
 use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter as _};
 
-use super::Endpoint;
+use super::amount::{Amount, Watermark};
 use super::error::{ConfigError, Place};
 use super::scalar::{Address, Count, FilePath, Host, Span, Text, Timeout};
+use super::{Endpoint, Scope};
 
 /// The whole file. What is absent is left to flags and defaults.
 #[derive(Debug, Default, Deserialize)]
@@ -32,6 +33,7 @@ pub(super) struct File {
     pub(super) limits: LimitsFile,
     #[serde(deserialize_with = "or_default")]
     pub(super) upstream: UpstreamFile,
+    pub(super) cache: Option<CacheFile>,
 }
 
 /// `registries.<host>`.
@@ -81,6 +83,17 @@ pub(super) struct UpstreamFile {
     pub(super) fill_queue_timeout: Option<Text<Span>>,
     pub(super) max_attempts: Option<Count>,
     pub(super) max_connections_per_registry: Option<Count>,
+}
+
+/// `cache`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct CacheFile {
+    pub(super) max_size: Option<Amount>,
+    pub(super) high_watermark: Option<Watermark>,
+    pub(super) low_watermark: Option<Watermark>,
+    pub(super) min_free: Option<Amount>,
+    pub(super) scope: Option<Scope>,
 }
 
 impl File {
@@ -138,6 +151,7 @@ pub(super) fn spell_key(key: &str) -> String {
 fn explain(path: &Path, key: String, error: &Error) -> ConfigError {
     let message = match error {
         Error::SerdeUnknownField { expected, .. } => format!("unknown key: expected one of {}", expected.join(", ")),
+        Error::SerdeUnknownVariant { expected, .. } => format!("expected one of {}", expected.join(", ")),
         Error::DuplicateMappingKey { key: Some(key), .. } => format!("the key {key} is there twice: expected it once"),
         Error::MultipleDocuments { .. } => "a second document begins: expected one only".to_owned(),
         Error::InvalidBooleanStrict { .. } => "expected true or false".to_owned(),

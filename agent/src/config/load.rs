@@ -8,11 +8,12 @@ use kuik_crd::Registry;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use super::amount::Watermark;
 use super::error::{ConfigError, Place};
-use super::file::{File, LimitsFile, RegistryFile, RegistryLimitsFile, TagsFile, UpstreamFile, spell_key};
+use super::file::{CacheFile, File, LimitsFile, RegistryFile, RegistryLimitsFile, TagsFile, UpstreamFile, spell_key};
 use super::scalar::{Address, Count, FilePath, Host, Span, Text, Timeout};
-use super::{Config, LimitsConfig, LogConfig, RegistryConfig, TagsConfig, UpstreamConfig};
-use crate::args::ServeArgs;
+use super::{CacheConfig, Config, ControlAddress, ControlConfig, LimitsConfig, LogConfig, RegistryConfig, TagsConfig, UpstreamConfig};
+use crate::args::{ControlArgs, ServeArgs};
 
 impl Config {
     /// The configuration that `args` and the file they name amount to.
@@ -35,6 +36,9 @@ pub(super) fn merge(args: ServeArgs, file: File, path: &Path) -> Result<Config, 
     let ServeArgs {
         listen: listen_flag,
         admin_listen: admin_flag,
+        metrics_listen,
+        control,
+        node_name,
         data_dir: data_dir_flag,
         config: _,
         plain_http: plain_http_flag,
@@ -44,7 +48,7 @@ pub(super) fn merge(args: ServeArgs, file: File, path: &Path) -> Result<Config, 
         log_format,
         log_level,
     } = args;
-    let File { listen, admin_listen, data_dir, drain_timeout, registry_auth, plain_http, registries, tags, limits, upstream } = file;
+    let File { listen, admin_listen, data_dir, drain_timeout, registry_auth, plain_http, registries, tags, limits, upstream, cache } = file;
     let defaults = Config::default();
 
     let listen = if listen_flag.is_empty() { listen.into_iter().map(|Text(address)| address).collect() } else { listen_flag };
@@ -66,13 +70,64 @@ pub(super) fn merge(args: ServeArgs, file: File, path: &Path) -> Result<Config, 
         listen_is_default: listen.is_empty(),
         listen: if listen.is_empty() { defaults.listen } else { listen.into_iter().map(|Address(address)| address).collect() },
         admin_listen: admin_flag.or(admin_listen.map(|Text(address)| address)).map_or(defaults.admin_listen, |Address(address)| address),
+        metrics_listen: metrics_listen.map(|Address(address)| address),
+        node_name: node_name.filter(|name| !name.is_empty()),
+        control: read_control(control)?,
         data_dir: data_dir_flag.or(data_dir.map(|Text(FilePath(dir))| dir)).unwrap_or(defaults.data_dir),
         drain_timeout: drain_flag.or(drain_timeout.map(|Text(span)| span)).map_or(defaults.drain_timeout, |Span(time)| time),
         tags: read_tags(tags, tag_fresh_for),
         limits: read_limits(limits),
         upstream: read_upstream(upstream, registries, auth_file.map(read_auth).transpose()?),
+        cache: read_cache(cache.as_ref(), path)?,
         log: LogConfig { format: log_format, filter: log_level },
     })
+}
+
+/// The control API, if there is to be one: then there is no doing without authorities and a token.
+fn read_control(args: ControlArgs) -> Result<Option<ControlConfig>, ConfigError> {
+    let ControlArgs { control_url, control_address, control_ca, control_token } = args;
+    let Some(url) = control_url else {
+        return Ok(None);
+    };
+    let needed = |file: Option<PathBuf>, flag| {
+        let file = file.filter(|file| !file.as_os_str().is_empty());
+        file.ok_or_else(|| Place::Flag(flag).refuse("missing: expected a file, because --control-url is given"))
+    };
+    let (ca, token) = (needed(control_ca, "--control-ca")?, needed(control_token, "--control-token")?);
+    let (address, unexpanded) = match control_address {
+        Some(ControlAddress::At(address)) => (Some(address), None),
+        Some(ControlAddress::Unexpanded(text)) => (None, Some(text)),
+        None => (None, None),
+    };
+    if address.is_some() && url.is_address() {
+        let message = format!("{url} names an address already: expected a name there, or no --control-address");
+        return Err(Place::Flag("--control-url").refuse(message));
+    }
+    Ok(Some(ControlConfig { url, address, unexpanded, ca, token }))
+}
+
+fn read_cache(file: Option<&CacheFile>, path: &Path) -> Result<CacheConfig, ConfigError> {
+    let defaults = CacheConfig::default();
+    let Some(&CacheFile { max_size, high_watermark, low_watermark, min_free, scope }) = file else {
+        return Ok(defaults);
+    };
+    if max_size.is_some_and(super::Amount::is_zero) {
+        return Err(Place::key(path, "cache.maxSize").refuse("0 leaves no room for anything: expected more"));
+    }
+    let share = |given: Option<Watermark>, default| given.map_or(default, |Watermark(share)| share);
+    let config = CacheConfig {
+        max_size,
+        high_watermark: share(high_watermark, defaults.high_watermark),
+        low_watermark: share(low_watermark, defaults.low_watermark),
+        min_free: min_free.unwrap_or(defaults.min_free),
+        scope: scope.unwrap_or_default(),
+        is_set: true,
+    };
+    if config.low_watermark >= config.high_watermark {
+        let message = format!("{} is not below highWatermark, which is {}: expected less", config.low_watermark, config.high_watermark);
+        return Err(Place::key(path, "cache.lowWatermark").refuse(message));
+    }
+    Ok(config)
 }
 
 /// The registries of the file, each with what it says about plain HTTP itself.

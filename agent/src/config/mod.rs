@@ -2,16 +2,21 @@
 //!
 //! `file` reads the YAML file, `load` lays flags over it; both finish before any port is bound.
 
-mod duration;
+mod amount;
+mod control;
 mod endpoint;
 mod error;
 mod file;
 mod load;
+mod platform;
 mod scalar;
 #[cfg(test)]
 mod tests;
 
+pub use amount::Amount;
+pub use control::{ControlAddress, ControlConfig, ControlUrl, HostPort};
 pub use error::{ConfigError, Place};
+pub use platform::own_platform;
 pub use scalar::{Address, Host, ScalarError, Span, Timeout};
 
 use std::collections::BTreeMap;
@@ -37,6 +42,12 @@ pub struct Config {
     pub listen_is_default: bool,
     /// Where probes, metrics and the command line ask.
     pub admin_listen: SocketAddr,
+    /// Where probes and metrics alone are asked for too, for those who come from elsewhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// The node that this agent runs on.
+    pub node_name: Option<String>,
+    /// The cluster's control API; without it the agent is on its own.
+    pub control: Option<ControlConfig>,
     /// Where everything is kept.
     pub data_dir: PathBuf,
     /// How long streams may go on after SIGTERM.
@@ -47,6 +58,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// How upstream is asked.
     pub upstream: UpstreamConfig,
+    /// What the cache may take of the disk.
+    pub cache: CacheConfig,
     /// What is logged, and how.
     pub log: LogConfig,
 }
@@ -57,11 +70,15 @@ impl Default for Config {
             listen: vec![(Ipv4Addr::LOCALHOST, DEFAULT_PORT).into(), (Ipv6Addr::LOCALHOST, DEFAULT_PORT).into()],
             listen_is_default: true,
             admin_listen: (Ipv4Addr::LOCALHOST, DEFAULT_ADMIN_PORT).into(),
+            metrics_listen: None,
+            node_name: None,
+            control: None,
             data_dir: "/var/lib/kuik".into(),
             drain_timeout: Duration::from_secs(30),
             tags: TagsConfig::default(),
             limits: LimitsConfig::default(),
             upstream: UpstreamConfig::default(),
+            cache: CacheConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -89,6 +106,41 @@ impl Default for TagsConfig {
     fn default() -> Self {
         Self { fresh_for: Duration::from_secs(60), revalidate_timeout: Duration::from_secs(2) }
     }
+}
+
+/// What the cache may take of the disk. This release takes the settings and evicts nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CacheConfig {
+    /// The most that blobs may take; no limit where there is none.
+    pub max_size: Option<Amount>,
+    /// Eviction begins at this share of `max_size`,
+    pub high_watermark: f64,
+    /// and ends at this one.
+    pub low_watermark: f64,
+    /// What is left free of the file system.
+    pub min_free: Amount,
+    /// Which nodes keep what passes through them.
+    pub scope: Scope,
+    /// Whether any of these was set by somebody.
+    pub is_set: bool,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        let min_free = Amount::PerMille(100);
+        Self { max_size: None, high_watermark: 0.9, low_watermark: 0.8, min_free, scope: Scope::Node, is_set: false }
+    }
+}
+
+/// Which nodes keep what passes through them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Scope {
+    /// Every node what it pulled.
+    #[default]
+    Node,
+    /// Only the nodes that are to keep it.
+    Keepers,
 }
 
 /// What clients may take.

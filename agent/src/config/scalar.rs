@@ -10,8 +10,6 @@ use std::time::Duration;
 use kuik_crd::Registry;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
-use super::duration;
-
 /// A word that is parsed from text; its error names the text and what was expected.
 pub(super) trait Scalar: FromStr<Err = ScalarError> {
     /// What the file must hold, for a value that is no text at all.
@@ -65,7 +63,7 @@ impl FromStr for Span {
     type Err = ScalarError;
 
     fn from_str(text: &str) -> Result<Self, ScalarError> {
-        duration::parse(text).map(Self).ok_or_else(|| ScalarError::new("a duration", text, Self::EXPECTED))
+        kuik_crd::parse_duration(text).map(Self).ok_or_else(|| ScalarError::new("a duration", text, Self::EXPECTED))
     }
 }
 

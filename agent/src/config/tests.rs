@@ -7,7 +7,7 @@ use clap::Parser as _;
 
 use super::file::File;
 use super::load::merge;
-use super::{Config, ConfigError, RegistryConfig};
+use super::{Amount, CacheConfig, Config, ConfigError, ControlConfig, HostPort, RegistryConfig, Scope};
 use crate::args::{Args, Command, ServeArgs};
 use crate::telemetry;
 
@@ -141,7 +141,7 @@ fn an_unknown_key_is_named_with_the_known_ones() {
     check(
         "tag: {}",
         ": tag: unknown key: expected one of listen, adminListen, dataDir, drainTimeout, registryAuth, plainHttp, registries, tags, \
-         limits, upstream",
+         limits, upstream, cache",
     );
 }
 
@@ -232,4 +232,69 @@ fn files_that_hold_something_else_are_refused_without_repeating_it() {
         &format!(": registries.\"a.b\".ca: {file}: not a certificate file: expected certificates in PEM"),
     );
     check(&format!("registryAuth: {file}"), &format!(": registryAuth: {file}: not a JSON object: expected a docker config.json"));
+}
+
+#[test]
+fn the_limits_of_the_cache_arrive() {
+    let defaults = load("", &[]).unwrap().cache;
+    assert_eq!(defaults, CacheConfig::default());
+    assert_eq!((defaults.max_size, defaults.min_free, defaults.scope, defaults.is_set), (None, Amount::PerMille(100), Scope::Node, false));
+    let config = load("cache: {maxSize: 30%, highWatermark: 1, lowWatermark: 0.5, minFree: 1073741824, scope: keepers}", &[]).unwrap();
+    let cache = CacheConfig {
+        max_size: Some(Amount::PerMille(300)),
+        high_watermark: 1.0,
+        low_watermark: 0.5,
+        min_free: Amount::Bytes(1 << 30),
+        scope: Scope::Keepers,
+        is_set: true,
+    };
+    assert_eq!(config.cache, cache);
+    assert_eq!(load("cache: {maxSize: 20Gi, minFree: 0}", &[]).unwrap().cache.max_size, Some(Amount::Bytes(20 << 30)));
+}
+
+#[test]
+fn wrong_limits_of_the_cache_are_named_with_what_was_expected() {
+    const EXPECTED: &str = "expected bytes, such as 20Gi or 500000000, or a share of the disk, such as 30%";
+    const SHARE: &str = "expected a number above 0 and up to 1, such as 0.9";
+    check("cache: {maxSize: lots}", &format!(": cache.maxSize: not an amount of disk: \"lots\": {EXPECTED}"));
+    check("cache: {maxSize: 120%}", &format!(": cache.maxSize: not an amount of disk: \"120%\": {EXPECTED}"));
+    check("cache: {maxSize: true}", &format!(": cache.maxSize: invalid type: boolean `true`, {EXPECTED}"));
+    check("cache: {maxSize: 0}", ": cache.maxSize: 0 leaves no room for anything: expected more");
+    check("cache: {minFree: -1}", &format!(": cache.minFree: invalid value: integer `-1`, {EXPECTED}"));
+    check("cache: {highWatermark: 90}", &format!(": cache.highWatermark: invalid value: integer `90`, {SHARE}"));
+    check("cache: {lowWatermark: 0.0}", &format!(": cache.lowWatermark: invalid value: floating point `0.0`, {SHARE}"));
+    check("cache: {highWatermark: high}", &format!(": cache.highWatermark: invalid type: string \"high\", {SHARE}"));
+    check("cache: {highWatermark: 0.7}", ": cache.lowWatermark: 0.8 is not below highWatermark, which is 0.7: expected less");
+    check("cache: {scope: cluster}", ": cache.scope: expected one of node, keepers");
+    check("cache: {max: 1}", ": cache.max: unknown key: expected one of maxSize, highWatermark, lowWatermark, minFree, scope");
+}
+
+#[test]
+fn the_control_api_comes_from_flags() {
+    assert_eq!(load("", &["--control-ca=/ca", "--control-token=/token"]).unwrap().control, None);
+    let flags = ["--control-url=https://control.kuik.svc:9443", "--control-ca=/ca", "--control-token=/token", "--node-name=n1"];
+    let config = load("", &flags).unwrap();
+    let control = ControlConfig {
+        url: "https://control.kuik.svc:9443".parse().unwrap(),
+        address: None,
+        unexpanded: None,
+        ca: "/ca".into(),
+        token: "/token".into(),
+    };
+    assert_eq!((config.control, config.node_name), (Some(control.clone()), Some("n1".to_owned())));
+    let at = |address: &str| load("", &[flags.as_slice(), &["--control-address", address]].concat()).unwrap().control.unwrap();
+    assert_eq!(at("10.0.0.1:1").address, Some(HostPort { host: "10.0.0.1".to_owned(), port: 1 }));
+    let text = "$(KUIK_CONTROL_SERVICE_HOST):9443".to_owned();
+    assert_eq!(at(&text), ControlConfig { unexpanded: Some(text.clone()), ..control });
+}
+
+#[test]
+fn a_control_api_without_authorities_or_token_is_refused() {
+    let refusal = |flags: &[&str]| telemetry::chain(&load("", flags).unwrap_err());
+    let url = "--control-url=https://control:9443";
+    let missing = "missing: expected a file, because --control-url is given";
+    assert_eq!(refusal(&[url, "--control-token=/t"]), format!("--control-ca: {missing}"));
+    assert_eq!(refusal(&[url, "--control-ca=/c"]), format!("--control-token: {missing}"));
+    let line = refusal(&["--control-url=https://10.0.0.1:1", "--control-ca=/c", "--control-token=/t", "--control-address=10.0.0.2:1"]);
+    assert_eq!(line, "--control-url: https://10.0.0.1:1 names an address already: expected a name there, or no --control-address");
 }

@@ -1,4 +1,4 @@
-//! The second port: probes, metrics, and what the command line asks.
+//! The second port: probes, metrics, and what the command line asks; and the third, with the probes and metrics alone.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,32 +30,42 @@ const EVENTS_WAITING_MAX: usize = 16;
 pub struct AdminState {
     pub cache: Cache,
     pub store: Store,
-    pub readiness: Readiness,
-    pub registered: Arc<Registered>,
+    pub probes: ProbeState,
     pub tasks: TaskTracker,
 }
 
 /// The routes of the admin port.
 pub fn admin(state: AdminState) -> Router {
+    let AdminState { probes: probing, .. } = state.clone();
     Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
         .route("/v1/images", get(images))
         .route("/v1/image", get(image))
         .route("/v1/pull", post(pull))
         .route("/v1/verify", post(verify))
         .with_state(state)
+        .merge(probes(probing))
 }
 
-async fn readyz(State(state): State<AdminState>) -> Response {
+/// What the handlers of probes and metrics need.
+#[derive(Debug, Clone)]
+pub struct ProbeState {
+    pub readiness: Readiness,
+    pub registered: Arc<Registered>,
+}
+
+/// The routes of the port that others than this node may reach: nothing there commands anything.
+pub fn probes(state: ProbeState) -> Router {
+    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(readyz)).route("/metrics", get(metrics)).with_state(state)
+}
+
+async fn readyz(State(state): State<ProbeState>) -> Response {
     match state.readiness.pending() {
         pending if pending.is_empty() => "ok\n".into_response(),
         pending => (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", pending.join(", "))).into_response(),
     }
 }
 
-async fn metrics(State(state): State<AdminState>) -> Response {
+async fn metrics(State(state): State<ProbeState>) -> Response {
     let mut text = String::new();
     if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &state.registered) {
         return failure(StatusCode::INTERNAL_SERVER_ERROR, &format!("the metrics cannot be written: {error}"));

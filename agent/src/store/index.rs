@@ -129,26 +129,19 @@ impl Index {
         }
     }
 
-    /// A failed write loses recency or freshness, nothing that `refs/` does not hold.
-    pub(super) fn put(&self, table: Table, key: &[u8], value: Vec<u8>) {
+    /// A failed write loses recency or freshness, nothing that `refs/` does not hold. `true` if the row is a new one.
+    pub(super) fn put(&self, table: Table, key: &[u8], value: Vec<u8>) -> bool {
         match &*self.backend() {
-            Backend::Sled { tables, .. } => {
-                self.guard(table, || tables[&table].insert(key, value));
-            }
-            Backend::Memory(rows) => {
-                lock(rows).insert((table, key.to_vec()), value);
-            }
+            Backend::Sled { tables, .. } => self.guard(table, || tables[&table].insert(key, value)).is_some_and(|old| old.is_none()),
+            Backend::Memory(rows) => lock(rows).insert((table, key.to_vec()), value).is_none(),
         }
     }
 
-    pub(super) fn remove(&self, table: Table, key: &[u8]) {
+    /// `true` if there was such a row.
+    pub(super) fn remove(&self, table: Table, key: &[u8]) -> bool {
         match &*self.backend() {
-            Backend::Sled { tables, .. } => {
-                self.guard(table, || tables[&table].remove(key));
-            }
-            Backend::Memory(rows) => {
-                lock(rows).remove(&(table, key.to_vec()));
-            }
+            Backend::Sled { tables, .. } => self.guard(table, || tables[&table].remove(key)).flatten().is_some(),
+            Backend::Memory(rows) => lock(rows).remove(&(table, key.to_vec())).is_some(),
         }
     }
 

@@ -4,18 +4,19 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::Store;
 use super::blob::{Blob, Reader};
+use super::changes::Changes;
 use super::error::StoreError;
 use super::index::{Closed, Index, Table};
 use super::layout::{Layout, digest_key, digest_of_key};
 use super::record::{self, BlobRecord};
 use super::writer::Writer;
-use super::{Store, now_seconds};
 use crate::oci::{Digest, Hasher, MANIFEST_BYTES_MAX};
 
 #[derive(Debug)]
@@ -34,6 +35,12 @@ pub(super) struct Inner {
     pub(super) closed: Mutex<Option<Closed>>,
     /// `true` once the index knows everything that the directory has.
     pub(super) settled: watch::Sender<bool>,
+    /// What a catalogue has to look at again.
+    pub(super) changes: Changes,
+    /// Read where manifests and tags come, written where they go: from the look at what references what until the last file is gone.
+    pub(super) naming: tokio::sync::RwLock<()>,
+    /// Read while a blob gets its name and its row, written while one is deleted. Never held across an await.
+    pub(super) committing: RwLock<()>,
     pub(super) _lock: Option<File>,
 }
 
@@ -114,14 +121,19 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn commit(&self, writer: Writer, digest: &Digest) -> Result<(), StoreError> {
+    /// Makes what was written a committed blob, last used at `used`.
+    pub(super) fn commit(&self, writer: Writer, digest: &Digest, used: u64) -> Result<(), StoreError> {
+        writer.seal(digest)?;
+        let committing = self.committing.read().unwrap_or_else(PoisonError::into_inner);
         let size = writer.commit(digest)?;
         let key = digest_key(digest);
-        if self.index.get(Table::Blobs, &key).is_none() {
+        // In one step: of two who commit the same blob, one adds to the sums.
+        if self.index.put(Table::Blobs, &key, record::encode(&BlobRecord { size, used })) {
             self.blob_bytes.fetch_add(size, Ordering::Relaxed);
             self.blob_count.fetch_add(1, Ordering::Relaxed);
         }
-        self.index.put(Table::Blobs, &key, record::encode(&BlobRecord { size, used: now_seconds() }));
+        drop(committing);
+        self.changes.blob(digest);
         Ok(())
     }
 
@@ -139,13 +151,15 @@ impl Inner {
     pub(super) fn forget_blob(&self, digest: &Digest) {
         let key = digest_key(digest);
         self.small.invalidate(digest);
-        if let Some(record) = self.blob_record(digest) {
-            self.index.remove(Table::Blobs, &key);
+        if let Some(record) = self.blob_record(digest)
+            && self.index.remove(Table::Blobs, &key)
+        {
             let subtract = |total: &AtomicU64, count: u64| {
                 let _ = total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| Some(total.saturating_sub(count)));
             };
             subtract(&self.blob_bytes, record.size);
             subtract(&self.blob_count, 1);
+            self.changes.loss(digest);
         }
     }
 

@@ -19,6 +19,7 @@ use crate::oci::{Algorithm, Digest, Repository, Tag};
 /// refs/<registry>/<name>/_tags/<tag>        which manifest a tag meant last
 /// refs/<registry>/<name>/_manifests/<algorithm>-<hex>    which manifests a repository has
 /// index/                                    sled
+/// control/<name>.json                       what the control API said last
 /// ```
 /// No part of a repository's name begins with `_`, so `_tags` and `_manifests` cannot be mistaken for one.
 #[derive(Debug)]
@@ -116,6 +117,18 @@ impl Layout {
         path.push(MANIFESTS_DIR);
         path.push(file_name(digest));
         path
+    }
+
+    pub(super) fn tag_dir(&self, repository: &Repository) -> PathBuf {
+        self.repository(repository).join(TAGS_DIR)
+    }
+
+    pub(super) fn manifest_dir(&self, repository: &Repository) -> PathBuf {
+        self.repository(repository).join(MANIFESTS_DIR)
+    }
+
+    pub(super) fn note(&self, name: &str) -> PathBuf {
+        self.root.join("control").join(format!("{name}.json"))
     }
 
     fn repository(&self, repository: &Repository) -> PathBuf {

@@ -24,15 +24,30 @@ pub(super) fn index(inner: &Inner, repository: &Repository, digest: &Digest, rec
     inner.index.put(Table::Manifests, &in_repository(repository, &digest_key(digest)), encode(record));
 }
 
+/// Held by who makes a manifest known, from before the first step until after the last: meanwhile nothing is deleted.
+#[derive(Debug)]
+pub struct Naming<'a> {
+    _guard: tokio::sync::RwLockReadGuard<'a, ()>,
+}
+
 impl Store {
+    /// Waits until nothing is being deleted, and keeps it so.
+    pub async fn naming(&self) -> Naming<'_> {
+        Naming { _guard: self.inner.naming.read().await }
+    }
+
     /// Makes a manifest known at once, in memory; [`Store::persist_manifest`] makes it last.
     pub fn remember_manifest(&self, repository: &Repository, digest: &Digest, media_type: &str, bytes: &Bytes, manifest: &Manifest) {
         let record = ManifestRecord { media_type: media_type.to_owned(), size: bytes.len() as u64 };
         index(&self.inner, repository, digest, &record, manifest);
         self.inner.small.insert(*digest, bytes.clone());
+        self.inner.changes.blob(digest);
+        self.inner.changes.name();
     }
 
     /// Writes a manifest and the record that its repository has it; then the tag, if it came by one.
+    ///
+    /// It was last asked for at `used`, unless it is known already.
     ///
     /// The order matters to a power cut: a record never names a manifest that is not on disk yet.
     ///
@@ -45,13 +60,14 @@ impl Store {
         media_type: String,
         bytes: Bytes,
         tag: Option<(Tag, TagRecord)>,
+        used: u64,
     ) -> Result<(), StoreError> {
         let inner = std::sync::Arc::clone(&self.inner);
         super::blocking(move || {
             if !inner.layout.blob(&digest).exists() {
                 let mut writer = Writer::create(std::sync::Arc::clone(&inner.layout), &digest)?;
                 writer.append(std::slice::from_ref(&bytes))?;
-                inner.commit(writer, &digest)?;
+                inner.commit(writer, &digest, used)?;
             }
             let record = ManifestRecord { media_type, size: bytes.len() as u64 };
             refs::write_manifest(&inner.layout, &repository, &digest, &record)?;
@@ -59,6 +75,7 @@ impl Store {
                 refs::write_tag(&inner.layout, &repository, &tag, &record)?;
                 inner.index.put(Table::Tags, &in_repository(&repository, tag.as_str().as_bytes()), encode(&record));
             }
+            inner.changes.name();
             Ok(())
         })
         .await
@@ -75,16 +92,19 @@ impl Store {
         self.inner.index.update(Table::Tags, &in_repository(repository, tag.as_str().as_bytes()), &|old| {
             let mut record: TagRecord = decode(old).filter(|record: &TagRecord| record.digest == *digest)?;
             record.upstream_status = status;
+            record.checked_at = super::now_seconds();
             if status == UpstreamStatus::Ok {
-                record.validated_at = super::now_seconds();
+                record.validated_at = record.checked_at;
             }
             Some(encode(&record))
         });
+        self.inner.changes.name();
     }
 
     /// Makes a tag known for as long as the index lasts: what is left to do when the disk refuses the rest.
     pub fn remember_tag(&self, repository: &Repository, tag: &Tag, record: &TagRecord) {
         self.inner.index.put(Table::Tags, &in_repository(repository, tag.as_str().as_bytes()), encode(record));
+        self.inner.changes.name();
     }
 
     /// A manifest that the repository has, or that one of its indexes references: its media type, as upstream gave it or, for one

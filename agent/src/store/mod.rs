@@ -5,16 +5,22 @@
 
 mod blob;
 mod buffer;
+mod changes;
+mod disk;
 mod error;
 mod files;
 mod index;
 mod inner;
 mod layout;
 mod manifests;
+mod notes;
 mod open;
 mod record;
 mod recover;
 mod refs;
+mod remove;
+#[cfg(test)]
+mod tests;
 mod verify;
 mod writer;
 
@@ -22,16 +28,19 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use blob::{Blob, Reader};
+pub use changes::{Changed, ShortDigest};
+pub use disk::Space;
 pub use error::StoreError;
-pub use manifests::Catalogue;
+pub use manifests::{Catalogue, Naming};
 pub use record::{BlobRecord, LinkRecord, ManifestRecord, TagRecord, UpstreamStatus};
+pub use remove::Removal;
 pub use verify::Checked;
 pub use writer::Writer;
 
@@ -84,6 +93,9 @@ impl Store {
             rebuilt: AtomicU64::new(0),
             settled: watch::Sender::new(false),
             closed: Mutex::new(opened.closed),
+            changes: changes::Changes::default(),
+            naming: tokio::sync::RwLock::default(),
+            committing: RwLock::default(),
             _lock: opened.lock,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -94,6 +106,8 @@ impl Store {
     /// # Errors
     /// None but the runtime's own.
     pub async fn settle(&self) -> Result<(), StoreError> {
+        // Nothing is deleted behind the walk's back.
+        let _naming = self.inner.naming.read().await;
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             let closed = inner.closed.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -104,6 +118,7 @@ impl Store {
             }
             inner.settled.send_replace(true);
             inner.sum_up();
+            inner.changes.everything();
             Ok(())
         })
         .await
@@ -214,7 +229,7 @@ impl Store {
     pub async fn commit(&self, writer: Writer, digest: &Digest) -> Result<(), StoreError> {
         let inner = Arc::clone(&self.inner);
         let digest = *digest;
-        blocking(move || inner.commit(writer, &digest)).await
+        blocking(move || inner.commit(writer, &digest, now_seconds())).await
     }
 
     /// Notes that a blob was asked for.
@@ -236,9 +251,11 @@ impl Store {
     pub fn flush_use_times(&self) {
         let touched = std::mem::take(&mut *self.inner.touched());
         for (digest, used) in touched {
-            if let Some(old) = self.inner.blob_record(&digest) {
-                self.inner.index.put(Table::Blobs, &digest_key(&digest), record::encode(&BlobRecord { used, ..old }));
-            }
+            // In one step: a row that has gone meanwhile must not come back.
+            self.inner.index.update(Table::Blobs, &digest_key(&digest), &|old| {
+                let old: BlobRecord = record::decode(old)?;
+                Some(record::encode(&BlobRecord { used, ..old }))
+            });
         }
     }
 
@@ -274,6 +291,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError
     }
 }
 
-pub(crate) fn now_seconds() -> u64 {
+/// The time, in seconds since 1970.
+#[must_use]
+pub fn now_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -32,6 +32,9 @@ pub struct TagRecord {
     pub media_type: String,
     /// When upstream last confirmed it, in seconds since 1970.
     pub validated_at: u64,
+    /// When upstream was last asked, whatever it said; 0 in records that are older than this field.
+    #[serde(default)]
+    pub checked_at: u64,
     /// What upstream said last, be it later than `validated_at`.
     pub upstream_status: UpstreamStatus,
 }
@@ -111,9 +114,12 @@ mod tests {
             digest: format!("sha256:{}", "0a".repeat(32)).parse().unwrap(),
             media_type: "m/t".to_owned(),
             validated_at: 7,
+            checked_at: 8,
             upstream_status: UpstreamStatus::RateLimited,
         };
         let bytes = encode(&record);
+        let older = String::from_utf8(bytes.clone()).unwrap().replace("\"checkedAt\":8,", "");
+        assert_eq!(decode(older.as_bytes()), Some(TagRecord { checked_at: 0, ..record.clone() }));
         assert_eq!(decode(&bytes), Some(record));
         let newer = String::from_utf8(bytes).unwrap().replace("\"v\":1", "\"v\":2");
         assert_eq!(decode::<TagRecord>(newer.as_bytes()), None);

@@ -71,7 +71,16 @@ impl Writer {
         if actual == *digest { Ok(()) } else { Err(StoreError::Mismatch { expected: Box::new(*digest), actual: Box::new(actual) }) }
     }
 
-    /// Makes the bytes a committed blob. Blocks.
+    /// Has the disk take the bytes, which must be those of `digest`. Blocks, for as long as that takes.
+    ///
+    /// # Errors
+    /// When they are not, or the disk fails.
+    pub(super) fn seal(&self, digest: &Digest) -> Result<(), StoreError> {
+        self.verify(digest)?;
+        self.file.sync_data().map_err(StoreError::io("sync", &self.path))
+    }
+
+    /// Makes what was sealed a committed blob. Blocks.
     ///
     /// Crash states, each harmless:
     /// * before the rename: a file in `tmp/`, which start-up deletes. The blob is absent.
@@ -79,10 +88,8 @@ impl Writer {
     /// * after that: it is whole. The index may not know it yet; start-up after an unclean stop tells it.
     ///
     /// # Errors
-    /// When the bytes are not those of `digest`, or the disk fails. Then nothing is left behind.
+    /// When the disk fails. Then nothing is left behind.
     pub(super) fn commit(mut self, digest: &Digest) -> Result<u64, StoreError> {
-        self.verify(digest)?;
-        self.file.sync_data().map_err(StoreError::io("sync", &self.path))?;
         files::place(&self.path, &self.layout.blob(digest))?;
         self.committed = true;
         Ok(self.written)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,14 +87,14 @@ fn authority(registry: &Registry) -> String {
 
 /// All places that answer for `registry`, in order.
 fn of(config: &UpstreamConfig, registry: &Registry) -> Vec<Endpoint> {
-    let configured = config.registries.get(registry);
-    let mut endpoints = listed(config, registry, false);
-    if configured.is_none()
-        && let Some(meant) = registry.v1_host_port()
-    {
-        endpoints.extend(listed(config, &meant, true));
+    let meant = if config.registries.contains_key(registry) { None } else { registry.v1_host_port() };
+    match meant {
+        None => listed(config, registry, false),
+        // No host has the name: somebody knows the registry that it means, or it is an address, and no top-level domain is `1-5000`.
+        // Names are not looked up for it, which would take long where the resolver is away.
+        Some(meant) if config.registries.contains_key(&meant) || meant.host().parse::<Ipv4Addr>().is_ok() => listed(config, &meant, false),
+        Some(meant) => [listed(config, registry, false), listed(config, &meant, true)].concat(),
     }
-    endpoints
 }
 
 fn listed(config: &UpstreamConfig, registry: &Registry, is_guess: bool) -> Vec<Endpoint> {

@@ -9,6 +9,8 @@ mod admin;
 mod auth;
 mod blobs;
 mod config;
+mod control;
+mod control_work;
 mod endpoints;
 mod flight;
 mod full;

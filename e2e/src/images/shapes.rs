@@ -29,6 +29,13 @@ pub fn with_layer(marker: &str, compression: Compression) -> Result<Image> {
     Ok(image(this_architecture(), &layer, OCI_MANIFEST, OCI_CONFIG, media_type))
 }
 
+/// An OCI image that runs this command of busybox when nothing else is asked for.
+pub fn running(command: &[&str]) -> Result<Image> {
+    let layer = Layer::new(&command.join(" "), 0, Compression::Gzip)?;
+    let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
+    Ok(image_running(command, this_architecture(), &layer, OCI_MANIFEST, OCI_CONFIG, media_type))
+}
+
 /// As [`oci`], with a layer of a little more than `layer_bytes`.
 pub fn big(marker: &str, layer_bytes: usize) -> Result<Image> {
     let layer = Layer::new(marker, layer_bytes, Compression::Gzip)?;
@@ -117,10 +124,14 @@ fn for_architecture(marker: &str, architecture: &str) -> Result<Image> {
 }
 
 fn image(architecture: &str, layer: &Layer, manifest_type: &str, config_type: &str, layer_type: &str) -> Image {
+    image_running(&["cat", "/marker"], architecture, layer, manifest_type, config_type, layer_type)
+}
+
+fn image_running(command: &[&str], architecture: &str, layer: &Layer, manifest_type: &str, config_type: &str, layer_type: &str) -> Image {
     let config = json!({
         "architecture": architecture,
         "os": "linux",
-        "config": { "Entrypoint": ["/bin/busybox"], "Cmd": ["cat", "/marker"] },
+        "config": { "Entrypoint": ["/bin/busybox"], "Cmd": command },
         "rootfs": { "type": "layers", "diff_ids": [layer.diff_id] },
         "history": [{ "created_by": "kuik-e2e" }],
     });

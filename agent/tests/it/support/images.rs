@@ -163,6 +163,11 @@ fn layered(seed: u64, media_type: &'static str, config_type: &'static str, layer
     manifest(media_type, std::iter::once(config(config_type, seed, "amd64")).chain(layers).collect(), json!({}))
 }
 
+/// An OCI image with just these layers.
+pub(crate) fn with_layers(seed: u64, layers: Vec<Blob>) -> Image {
+    manifest(OCI_MANIFEST, std::iter::once(config(OCI_CONFIG, seed, "amd64")).chain(layers).collect(), json!({}))
+}
+
 /// An artifact about `subject`: a signature, say.
 pub(crate) fn referrer(seed: u64, artifact_type: &str, subject: &Image) -> Image {
     let empty = Blob::new(EMPTY, b"{}".to_vec());

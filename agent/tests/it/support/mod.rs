@@ -2,7 +2,9 @@
 
 pub(crate) mod agent;
 pub(crate) mod client;
+pub(crate) mod control;
 pub(crate) mod images;
+pub(crate) mod inside;
 pub(crate) mod pki;
 pub(crate) mod raw;
 pub(crate) mod registry;

@@ -86,7 +86,8 @@ fn help() -> String {
     let rows: String = Row::ALL.iter().map(|row| format!("  {:<12} {}\n", row.name(), row.title())).collect();
     format!(
         "\
-bench: measures kuik-agent beside nginx, docker-registry and distribution v3, and writes BENCHMARKS.md
+bench: measures kuik-agent beside nginx, docker-registry and distribution v3, and kuik-webhook on a real
+API server, and writes BENCHMARKS.md
 
 Usage: bench [OPTIONS]
 
@@ -102,14 +103,15 @@ Options:
   --render                 write BENCHMARKS.md anew from target/bench/*.json, and measure nothing
   -h, --help               this text
 
-A run with --contender, --rounds or --quick, or without an agent to run, is printed only. Any other
-keeps each row it measured in target/bench/<row>.json and writes BENCHMARKS.md of all that are kept.
+A run with --contender, --rounds or --quick, or a row without its program to run, is printed only.
+Any other keeps each row it measured in target/bench/<row>.json and writes BENCHMARKS.md of all that are kept.
 
 Rows:
 {rows}
 Environment:
-  KUIK_AGENT_BIN  the agent (default: target/release/kuik-agent)
-  KUIK_TOOLS      where scripts/install-test-tools put distribution (default: ~/.cache/kuik/tools)
+  KUIK_AGENT_BIN    the agent (default: target/release/kuik-agent)
+  KUIK_WEBHOOK_BIN  the webhook (default: target/release/kuik-webhook)
+  KUIK_TOOLS        where scripts/install-test-tools put what it built (default: ~/.cache/kuik/tools)
 
 Exit: 0 all measured (targets met or not), 1 something could not be measured, 64 bad usage",
         contenders = CONTENDERS.join(", "),

@@ -1,13 +1,14 @@
 //! Where a run happens: its folder, its tools, what it leaves out.
 
-use std::cell::Cell;
 use std::env;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
+use kuik_e2e::tools::built;
 
 use crate::args::Options;
 
@@ -27,7 +28,9 @@ pub(crate) struct Lab {
     pub(crate) distribution: PathBuf,
     /// `None` where none has been built.
     pub(crate) agent: Option<PathBuf>,
-    folders: Cell<u32>,
+    /// `None` where none has been built.
+    pub(crate) webhook: Option<PathBuf>,
+    folders: AtomicU32,
 }
 
 impl Lab {
@@ -40,13 +43,17 @@ impl Lab {
         let work = base.join(std::process::id().to_string());
         fs::create_dir_all(&results)?;
         fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
-        let agent = env::var_os("KUIK_AGENT_BIN").map_or_else(|| target.join("release/kuik-agent"), PathBuf::from);
-        let agent = (agent.is_file() && options.wants("agent")).then_some(agent);
+        let program_of = |variable: &str, name: &str| {
+            let program = env::var_os(variable).map_or_else(|| target.join("release").join(name), PathBuf::from);
+            program.is_file().then_some(program)
+        };
+        let agent = program_of("KUIK_AGENT_BIN", "kuik-agent").filter(|_| options.wants("agent"));
+        let webhook = program_of("KUIK_WEBHOOK_BIN", "kuik-webhook");
         let distribution = tools()?.join(DISTRIBUTION);
-        Ok(Self { options, work, results, repository, distribution, agent, folders: Cell::new(0) })
+        Ok(Self { options, work, results, repository, distribution, agent, webhook, folders: AtomicU32::new(0) })
     }
 
-    /// The programs without which nothing can be measured.
+    /// The programs without which the agent's rows cannot be measured.
     pub(crate) fn check_tools(&self) -> Result<()> {
         for tool in ["nginx", "wrk", "hey", "docker-registry", "setpriv"] {
             if which(tool).is_none() {
@@ -59,10 +66,23 @@ impl Lab {
         Ok(())
     }
 
+    /// The programs without which the rows on a real API server cannot be measured.
+    pub(crate) fn check_cluster_tools(&self) -> Result<()> {
+        for tool in ["hey", "curl", "etcd", "setpriv"] {
+            if which(tool).is_none() {
+                bail!("{tool} is not installed; run scripts/install-test-tools cluster bench");
+            }
+        }
+        for program in ["kube-apiserver", "kubectl"] {
+            built(program).context("run scripts/install-test-tools cluster bench")?;
+        }
+        Ok(())
+    }
+
     /// A new, empty folder.
     pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
-        self.folders.set(self.folders.get() + 1);
-        let folder = self.work.join(format!("{:03}-{name}", self.folders.get()));
+        let number = self.folders.fetch_add(1, Ordering::Relaxed) + 1;
+        let folder = self.work.join(format!("{number:03}-{name}"));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(folder)
     }

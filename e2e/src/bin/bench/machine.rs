@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use kuik_e2e::tools::built;
+
 use crate::lab::{Lab, first_line, which};
 
 /// Facts and versions, as lines of Markdown.
@@ -19,6 +21,9 @@ pub(crate) fn facts(lab: &Lab) -> Vec<String> {
         format!("{name}: {}", version.unwrap_or_else(|| "not there".to_owned()))
     };
     lines.push(named("agent", lab.agent.as_deref(), &["--version"]));
+    lines.push(named("webhook", lab.webhook.as_deref(), &["--version"]));
+    lines.push(named("kube-apiserver", built("kube-apiserver").ok().as_deref(), &["--version"]));
+    lines.push(named("etcd", which("etcd").as_deref(), &["--version"]));
     lines.push(named("nginx", which("nginx").as_deref(), &["-v"]));
     lines.push(named("docker-registry", which("docker-registry").as_deref(), &["--version"]));
     lines.push(named("distribution", Some(&lab.distribution), &["--version"]).replace(&lab.distribution.display().to_string(), ""));
@@ -72,6 +77,6 @@ fn revision(lab: &Lab) -> String {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     let revision = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_else(|| "no commit".to_owned());
-    let changed = git(&["status", "--porcelain", "--", "agent", "crd", "Cargo.lock"]).is_some_and(|text| !text.is_empty());
+    let changed = git(&["status", "--porcelain", "--", "agent", "crd", "webhook", "Cargo.lock"]).is_some_and(|text| !text.is_empty());
     if changed { format!("{revision}, with changes") } else { revision }
 }

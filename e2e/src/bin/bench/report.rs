@@ -52,7 +52,9 @@ impl Report {
     /// Takes this run's folder out of the commands.
     pub(crate) fn scrub(&mut self, lab: &Lab) {
         let tools = lab.distribution.parent().and_then(std::path::Path::parent).unwrap_or(&lab.distribution);
-        for (folder, name) in [(lab.work.as_path(), "$WORK"), (lab.repository.as_path(), "."), (tools, "$KUIK_TOOLS")] {
+        let webhook = lab.webhook.as_deref().unwrap_or(&lab.work);
+        let ours = (webhook, "./target/release/kuik-webhook");
+        for (folder, name) in [(lab.work.as_path(), "$WORK"), ours, (lab.repository.as_path(), "."), (tools, "$KUIK_TOOLS")] {
             for command in &mut self.commands {
                 *command = command.replace(&folder.display().to_string(), name);
             }
@@ -99,6 +101,7 @@ The contenders, as `e2e/src/bin/bench/contenders/` starts them:
 - **nginx-sendfile**, **nginx-buffers**: static files at exact locations, `worker_processes auto`, `access_log off`, `open_file_cache` on, and `sendfile on`, or `sendfile off; output_buffers 2 512k`;
 - **nginx proxy_cache**: `sendfile on`, `proxy_cache_lock on` without a time limit, kept connections to the upstream, `use_temp_path=off`, default buffers (larger ones made no difference);
 - **docker-registry**, **distribution v3**: file system storage, `blobdescriptor: inmemory`, log level `error`, no access log, no tracing; as a cache with `proxy.remoteurl`;
+- **webhook**: as it comes, alone, on a real kube-apiserver with its etcd, which `e2e/src/bin/bench/control_plane.rs` starts;
 - **direct**: the client at the upstream itself. The upstream is part of `bench`: it serves from the page cache with sendfile, paces each response if its rate is held, and counts what it sent.
 ";
 
@@ -119,7 +122,7 @@ pub(crate) fn render(lab: &Lab) -> Result<()> {
             summary.push(strings(check).collect::<Vec<_>>());
         }
     }
-    text += &table(&["what", "agent", "to reach", "reached"].map(str::to_owned), &summary)?;
+    text += &table(&["what", "seen", "to reach", "reached"].map(str::to_owned), &summary)?;
     for row in &kept {
         text += &section(row)?;
     }
@@ -147,7 +150,7 @@ fn section(row: &Value) -> Result<String> {
     let checks: Vec<Vec<String>> = array(row, "checks").map(|check| strings(check).collect()).collect();
     if !checks.is_empty() {
         text += "\n";
-        text += &table(&["what", "agent", "to reach", "reached"].map(str::to_owned), &checks)?;
+        text += &table(&["what", "seen", "to reach", "reached"].map(str::to_owned), &checks)?;
     }
     let notes: Vec<String> = strings(row.get("notes").unwrap_or(&Value::Null)).collect();
     if !notes.is_empty() {

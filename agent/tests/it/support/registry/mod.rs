@@ -8,7 +8,7 @@ mod fault;
 mod gate;
 mod journal;
 mod lists;
-mod serve;
+pub(crate) mod serve;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -25,20 +25,20 @@ use tower_service::Service;
 
 /// A port that nobody else gets while this lives. Bound and not listening: connections to it are refused.
 #[derive(Debug)]
-pub(super) struct Port {
+pub(crate) struct Port {
     _reservation: Socket,
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Port {
-    pub(super) fn reserve(host: IpAddr) -> io::Result<Self> {
+    pub(crate) fn reserve(host: IpAddr) -> io::Result<Self> {
         let socket = bind(SocketAddr::new(host, 0))?;
         let address = socket.local_addr()?.as_socket().expect("a TCP socket must have a socket address");
         Ok(Self { _reservation: socket, address })
     }
 
     /// A listener on the port. The reservation is no hindrance: both may be reused, and only one listens.
-    pub(super) fn listen(&self) -> io::Result<std::net::TcpListener> {
+    pub(crate) fn listen(&self) -> io::Result<std::net::TcpListener> {
         let socket = bind(self.address)?;
         socket.listen(1024)?;
         socket.set_nonblocking(true)?;
@@ -55,12 +55,12 @@ fn bind(address: SocketAddr) -> io::Result<Socket> {
 
 /// How connections are spoken on.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Protocol {
-    pub(super) tls: Option<Arc<ServerConfig>>,
+pub(crate) struct Protocol {
+    pub(crate) tls: Option<Arc<ServerConfig>>,
 }
 
 /// Serves until `stop`; then closes all connections.
-pub(super) async fn serve(listener: std::net::TcpListener, protocol: Protocol, router: Router, stop: CancellationToken) {
+pub(crate) async fn serve(listener: std::net::TcpListener, protocol: Protocol, router: Router, stop: CancellationToken) {
     let listener = TcpListener::from_std(listener).expect("a listener must register with the runtime");
     let mut connections = JoinSet::new();
     loop {

@@ -3,6 +3,7 @@
 mod agent;
 mod nginx;
 mod registry;
+pub(crate) mod webhook;
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,6 +1,8 @@
 //! The rows of the table, in its order.
 
+mod admission;
 mod cold_pull;
+mod controller;
 mod fan_in;
 mod first_byte;
 mod memory;
@@ -25,11 +27,22 @@ pub(crate) enum Row {
     FanIn,
     Memory,
     Start,
+    Admission,
+    Controller,
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::WarmBlob, Self::WarmSmall, Self::ColdPull, Self::FirstByte, Self::FanIn, Self::Memory, Self::Start];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::WarmBlob,
+        Self::WarmSmall,
+        Self::ColdPull,
+        Self::FirstByte,
+        Self::FanIn,
+        Self::Memory,
+        Self::Start,
+        Self::Admission,
+        Self::Controller,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -40,6 +53,8 @@ impl Row {
             Self::FanIn => "fan-in",
             Self::Memory => "memory",
             Self::Start => "start",
+            Self::Admission => "admission",
+            Self::Controller => "controller",
         }
     }
 
@@ -52,7 +67,19 @@ impl Row {
             Self::FanIn => "32 clients, one cold blob",
             Self::Memory => "Memory, idle and with 32 cold streams",
             Self::Start => "Start with 100,000 blobs stored",
+            Self::Admission => "Admission, 1,000 reviews a second",
+            Self::Controller => "Controller with 10,000 pods and 2,000 images",
         }
+    }
+
+    /// It measures the webhook, and not the agent.
+    fn is_of_the_webhook(self) -> bool {
+        matches!(self, Self::Admission | Self::Controller)
+    }
+
+    /// Whether there is a program to measure.
+    fn is_built(self, lab: &Lab) -> bool {
+        if self.is_of_the_webhook() { lab.webhook.is_some() } else { lab.agent.is_some() }
     }
 
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -72,6 +99,8 @@ impl Row {
             Self::FanIn => fan_in::measure(lab),
             Self::Memory => memory::measure(lab),
             Self::Start => start::measure(lab),
+            Self::Admission => admission::measure(lab),
+            Self::Controller => controller::measure(lab),
         }
     }
 }
@@ -82,17 +111,22 @@ pub(crate) fn run(options: Options) -> Result<()> {
     if lab.options.render {
         return report::render(&lab);
     }
-    lab.check_tools()?;
+    let chosen = if lab.options.only.is_empty() { Row::ALL.to_vec() } else { lab.options.only.clone() };
+    let (webhook, agent): (Vec<Row>, Vec<Row>) = chosen.iter().partition(|row| row.is_of_the_webhook());
+    if !agent.is_empty() || lab.options.hold {
+        lab.check_tools()?;
+    }
+    if !webhook.is_empty() {
+        lab.check_cluster_tools()?;
+    }
     if lab.options.hold {
         return warm_blob::hold(&lab);
     }
-    if lab.agent.is_none() && lab.options.wants("agent") {
+    if !agent.is_empty() && lab.agent.is_none() && lab.options.wants("agent") {
         eprintln!("bench: no agent to measure (build it, or set KUIK_AGENT_BIN); the others are measured and nothing is kept");
     }
-    let keep = lab.options.complete() && lab.agent.is_some();
     let facts = machine::facts(&lab);
     let mut failed = Vec::new();
-    let chosen = if lab.options.only.is_empty() { Row::ALL.to_vec() } else { lab.options.only.clone() };
     for row in chosen {
         let (when, load) = (machine::now(), machine::load_average());
         eprintln!("bench: {}", row.title());
@@ -100,7 +134,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
             Ok(mut report) => {
                 report.scrub(&lab);
                 print!("{}", report.print(row, &when, &load)?);
-                if keep {
+                if lab.options.complete() && row.is_built(&lab) {
                     report.keep(&lab, row, &facts, &when, &load)?;
                     report::render(&lab)?;
                 }

@@ -8,8 +8,9 @@ const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 /// The longest duration that is taken, so that adding one to a clock cannot overflow.
 const MAX: Duration = Duration::from_secs(3650 * 86_400);
 
-/// Reads whole numbers with units, each unit once and the larger ones first.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+/// Reads whole numbers with units, each unit once and the larger ones first. `None` if `text` is no such thing, or longer than ten years.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut units = UNITS.iter();
     let mut total_ms = 0_u64;
     let mut rest = text;
@@ -33,7 +34,7 @@ mod tests {
 
     #[test]
     fn numbers_with_units_are_durations() {
-        let check = |text, ms| assert_eq!(parse(text), Some(Duration::from_millis(ms)), "{text}");
+        let check = |text, ms| assert_eq!(parse_duration(text), Some(Duration::from_millis(ms)), "{text}");
         check("0s", 0);
         check("500ms", 500);
         check("10s", 10_000);
@@ -52,7 +53,7 @@ mod tests {
             ["", "0", "60", "s", "m5", "10 s", " 10s", "10s ", "1.5h", "-1s", "+1s", "10S", "10min", "30m1h", "1h1h", "1s1", "é"];
         let too_long = ["3651d", "3650d1ms", "99999999999999999999s", "18446744073709551615d"];
         for text in malformed.into_iter().chain(too_long) {
-            assert_eq!(parse(text), None, "{text}");
+            assert_eq!(parse_duration(text), None, "{text}");
         }
     }
 }

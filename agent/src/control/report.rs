@@ -1,0 +1,223 @@
+//! Telling the control API what this node holds and has seen: soon after something changed, but never in quick succession.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kuik_crd::control::{Disk, Finding, Held, REPORT_MAX_BYTES, Report, UpstreamState};
+use tokio::time::Instant;
+
+use super::Parts;
+use super::backoff::jitter;
+use super::client::ControlError;
+use super::delta::{Ledger, bound};
+use crate::cache::HeldImage;
+use crate::store::{UpstreamStatus, now_seconds};
+use crate::telemetry;
+
+/// Tells, again and again.
+pub(super) async fn run(parts: Arc<Parts>) {
+    let mut changes = parts.store.watch_changes();
+    let mut findings = parts.cache.findings().watch();
+    let mut reporter = Reporter::new(parts);
+    let mut failures = 0;
+    loop {
+        changes.mark_unchanged();
+        findings.mark_unchanged();
+        match reporter.report().await {
+            Ok(()) => failures = 0,
+            Err(error) => {
+                failures += 1;
+                reporter.parts.link.failed("report", &error);
+                reporter.parts.metrics.control_report(error.reason());
+                reporter.parts.wait_after(&error, failures).await;
+                continue;
+            }
+        }
+        loop {
+            let changed = async {
+                tokio::select! {
+                    // The senders live as long as store and cache.
+                    _ = changes.changed() => {}
+                    _ = findings.changed() => {}
+                }
+            };
+            let due = reporter.due();
+            if tokio::time::timeout_at(due, changed).await.is_err() {
+                break;
+            }
+            reporter.settle(&mut changes).await;
+            if reporter.is_worth_it().await {
+                break;
+            }
+        }
+    }
+}
+
+struct Reporter {
+    parts: Arc<Parts>,
+    boot: String,
+    started_at: u64,
+    /// Of the last report that may have arrived.
+    sequence: u64,
+    ledger: Ledger,
+    full_wanted: bool,
+    last_full: Option<Instant>,
+    last: Instant,
+    /// The next report must not be sent before.
+    earliest: Instant,
+}
+
+impl Reporter {
+    fn new(parts: Arc<Parts>) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            parts,
+            boot: format!("{}-{:x}", std::process::id(), now.as_nanos()),
+            started_at: now.as_secs(),
+            sequence: 0,
+            ledger: Ledger::default(),
+            full_wanted: true,
+            last_full: None,
+            last: Instant::now(),
+            earliest: Instant::now(),
+        }
+    }
+
+    /// When a report is due, whether anything changes or not.
+    fn due(&self) -> Instant {
+        if self.full_wanted { self.earliest } else { self.earliest.max(self.last + self.parts.pace.heartbeat) }
+    }
+
+    /// Waits until nothing has changed for a moment, and until a report may be sent.
+    async fn settle(&self, changes: &mut tokio::sync::watch::Receiver<u64>) {
+        let pace = &self.parts.pace;
+        let latest = Instant::now() + pace.settle_max;
+        while tokio::time::timeout_at(latest.min(Instant::now() + pace.settle), changes.changed()).await.is_ok() {}
+        tokio::time::sleep_until(self.earliest).await;
+    }
+
+    /// Whether there is more to tell than times of use. They go with the next report; until then nobody looks again for a while.
+    async fn is_worth_it(&mut self) -> bool {
+        let worth_it = !self.parts.cache.findings().waiting().is_empty() || self.ledger.delta(&self.held().await).is_essential;
+        if !worth_it {
+            self.earliest = Instant::now() + self.parts.pace.settle_max;
+        }
+        worth_it
+    }
+
+    async fn held(&self) -> Vec<Held> {
+        // What the index does not know yet is not gone.
+        while self.parts.store.settled().await {}
+        bound(self.parts.cache.held().await.into_iter().map(of_cache).collect())
+    }
+
+    async fn report(&mut self) -> Result<(), ControlError> {
+        self.parts.client.check()?;
+        let held = self.held().await;
+        let findings = self.parts.cache.findings().waiting();
+        let full = self.full_wanted || self.last_full.is_none_or(|at| at.elapsed() >= self.parts.pace.full_every);
+        let report = self.compose(full, &held, findings.clone()).await;
+        let (images, sequence) = (report.images.len(), report.sequence);
+        let body = fit(report);
+        let bytes = body.len();
+        let answer = match self.parts.client.report(body).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                if !error.is_refusal() {
+                    // It may have arrived all the same: then this number is taken.
+                    self.sequence = sequence;
+                }
+                return Err(error);
+            }
+        };
+        // From the answer on: to the server, too, the next one must not come sooner.
+        self.last = Instant::now();
+        self.earliest = self.last + self.parts.pace.report_interval + jitter(self.parts.pace.report_jitter);
+        tracing::debug!(sequence, full, images, bytes, findings = findings.len(), full_wanted = answer.full_wanted, "reported");
+        self.parts.link.succeeded("report");
+        self.parts.metrics.control_report("ok");
+        self.parts.cache.findings().told(&findings);
+        self.sequence = sequence;
+        self.ledger.settle(&held);
+        if full {
+            self.last_full = Some(self.last);
+        }
+        self.full_wanted = answer.full_wanted;
+        Ok(())
+    }
+
+    async fn compose(&self, full: bool, held: &[Held], findings: Vec<Finding>) -> Report {
+        let (images, removed) = if full {
+            (held.to_vec(), Vec::new())
+        } else {
+            let delta = self.ledger.delta(held);
+            (delta.images, delta.removed)
+        };
+        Report {
+            boot: self.boot.clone(),
+            sequence: self.sequence + 1,
+            full,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started_at,
+            disk: self.disk().await,
+            traffic: self.parts.metrics.traffic(),
+            images,
+            removed,
+            findings,
+        }
+    }
+
+    async fn disk(&self) -> Disk {
+        let usage = self.parts.store.usage();
+        let (capacity_bytes, free_bytes) = match self.parts.store.space().await {
+            Ok(space) => (space.capacity, space.free),
+            Err(error) => {
+                tracing::debug!(error = %telemetry::chain(&error), "the file system does not say how much room there is");
+                (0, 0)
+            }
+        };
+        Disk { capacity_bytes, free_bytes, used_bytes: usage.blob_bytes, budget_bytes: None, blobs: usage.blobs, evicted_images: 0 }
+    }
+}
+
+/// The report as it is sent: as many of its images as there is room for. What is left out is told by a later full one, or never was of use
+/// for long.
+fn fit(mut report: Report) -> Vec<u8> {
+    loop {
+        let body = serde_json::to_vec(&report).expect("a report must serialise: it holds only numbers and strings");
+        if body.len() <= REPORT_MAX_BYTES || report.images.is_empty() {
+            return body;
+        }
+        report.images.sort_by_key(|held| std::cmp::Reverse(held.used_at));
+        report.images.truncate(report.images.len() * 9 / 10);
+    }
+}
+
+fn of_cache(image: HeldImage) -> Held {
+    let HeldImage { image, digest, size_bytes, complete, used_at, tag } = image;
+    let upstream = tag.as_ref().map_or(UpstreamState::Unknown, |tag| match tag.upstream_status {
+        UpstreamStatus::Ok => UpstreamState::Available,
+        UpstreamStatus::NotFound => UpstreamState::NotFound,
+        UpstreamStatus::Denied => UpstreamState::Denied,
+        UpstreamStatus::RateLimited => UpstreamState::RateLimited,
+        UpstreamStatus::Unavailable => UpstreamState::Unavailable,
+    });
+    let validated_at = tag.as_ref().map_or(0, |tag| tag.validated_at);
+    // A clock that was set back must not make a check look like one of tomorrow.
+    let checked_at = tag.as_ref().map_or(0, |tag| tag.checked_at.max(tag.validated_at)).min(now_seconds());
+    Held { image, digest: digest.to_string(), size_bytes, complete, used_at, checked_at, validated_at, upstream }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_that_is_too_large_names_fewer_images() {
+        let held = |number: u64| Held { image: "n".repeat(2000), used_at: number, ..Held::default() };
+        let body = fit(Report { images: (0..6000).map(held).collect(), ..Report::default() });
+        assert!(body.len() <= REPORT_MAX_BYTES && body.len() > REPORT_MAX_BYTES / 2, "{}", body.len());
+        let report: Report = serde_json::from_slice(&body).unwrap();
+        assert!(report.images.iter().all(|held| held.used_at >= 6000 - report.images.len() as u64));
+    }
+}

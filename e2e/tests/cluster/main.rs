@@ -1,0 +1,61 @@
+//! The whole of it on a real Kubernetes.
+//!
+//! One cluster serves all tests; each has a namespace of its own and leaves the rest as it found it. `KUIK_E2E_CLUSTER=DIR` names a
+//! cluster to use instead, such as that of `make cluster-up`; `KUIK_E2E_KUBECONFIG=FILE` one of which only the API is reached.
+
+mod certificates;
+mod digests;
+mod env;
+mod expiry;
+mod filters;
+mod install;
+mod kuik;
+mod migration;
+mod nodes;
+mod outage;
+mod outages;
+mod runner;
+mod upgrade;
+mod values;
+mod webhook;
+
+use std::process::ExitCode;
+
+use runner::Test;
+
+/// In the order in which they run.
+const TESTS: &[Test] = &[
+    ("nodes::nodes_are_ready_with_both_containerds", nodes::nodes_are_ready_with_both_containerds),
+    ("nodes::pods_run_from_the_upstream_registry", nodes::pods_run_from_the_upstream_registry),
+    ("outages::a_pod_waits_for_an_upstream_that_is_gone", outages::a_pod_waits_for_an_upstream_that_is_gone),
+    ("outages::a_cut_upstream_is_silent", outages::a_cut_upstream_is_silent),
+    ("outages::an_unplugged_node_reaches_nobody", outages::an_unplugged_node_reaches_nobody),
+    ("outages::the_api_server_stops_and_starts", outages::the_api_server_stops_and_starts),
+    ("outages::a_private_image_needs_its_secret", outages::a_private_image_needs_its_secret),
+    ("install::one_command_makes_everything_ready", install::one_command_makes_everything_ready),
+    ("install::a_pod_is_rewritten_starts_and_its_image_is_shown", install::a_pod_is_rewritten_starts_and_its_image_is_shown),
+    ("install::agents_have_no_rights", install::agents_have_no_rights),
+    ("values::a_wrong_key_is_refused_with_its_name", values::a_wrong_key_is_refused_with_its_name),
+    ("filters::each_filter_leaves_pods_alone", filters::each_filter_leaves_pods_alone),
+    ("filters::some_containers_are_left_alone", filters::some_containers_are_left_alone),
+    ("filters::mirror_pods_are_left_alone", filters::mirror_pods_are_left_alone),
+    ("filters::a_debug_container_is_rewritten", filters::a_debug_container_is_rewritten),
+    ("webhook::a_deployment_rolls_to_a_new_tag", webhook::a_deployment_rolls_to_a_new_tag),
+    ("digests::digests_are_unchanged", digests::digests_are_unchanged),
+    ("outage::an_image_starts_again_without_its_registry", outage::an_image_starts_again_without_its_registry),
+    ("outage::an_image_that_upstream_deleted_starts_and_says_so", outage::an_image_that_upstream_deleted_starts_and_says_so),
+    ("outage::an_agent_that_is_deleted_under_load_costs_a_retry", outage::an_agent_that_is_deleted_under_load_costs_a_retry),
+    ("outage::pulls_go_on_without_the_api_server", outage::pulls_go_on_without_the_api_server),
+    ("expiry::an_image_asked_for_by_hand_is_kept_by_two_nodes", expiry::an_image_asked_for_by_hand_is_kept_by_two_nodes),
+    ("expiry::force_update_follows_a_tag_that_moved", expiry::force_update_follows_a_tag_that_moved),
+    ("webhook::without_the_webhook_pods_start_unrewritten", webhook::without_the_webhook_pods_start_unrewritten),
+    ("webhook::a_rollout_of_the_webhook_misses_no_pod", webhook::a_rollout_of_the_webhook_misses_no_pod),
+    ("certificates::a_rotation_misses_no_pod", certificates::a_rotation_misses_no_pod),
+    ("expiry::what_is_unused_expires_unless_used_again_or_retained", expiry::what_is_unused_expires_unless_used_again_or_retained),
+    ("upgrade::upgrade_uninstall_and_install_again_lose_nothing", upgrade::upgrade_uninstall_and_install_again_lose_nothing),
+    ("migration::objects_and_pods_of_v1_are_taken_over", migration::objects_and_pods_of_v1_are_taken_over),
+];
+
+fn main() -> ExitCode {
+    runner::main(TESTS)
+}

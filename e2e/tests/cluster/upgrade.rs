@@ -1,0 +1,45 @@
+//! The release itself comes, changes, goes, and comes again.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use kuik_e2e::images;
+use kuik_e2e::kube::with_temp_ns;
+use serde_json::json;
+
+use crate::env::Env;
+use crate::kuik::{Kuik, NAMESPACE, RELEASE, rewritten, run_rewritten};
+
+/// An upgrade that changes values takes effect; without a release running pods run on; the next one serves what the last one cached.
+pub(crate) fn upgrade_uninstall_and_install_again_lose_nothing(env: &Env) -> Result<()> {
+    let kuik = Kuik::installed(env)?;
+    let image = kuik.push("upgrade/app", "1", &images::oci("survives the release")?)?;
+    with_temp_ns(kuik.kube, "upgrade", |ns| {
+        run_rewritten(ns, "node1", "app", &image)?;
+        kuik.wait_cached(&image, &["node1"])?;
+
+        let before = kuik.agent("node1")?;
+        kuik.install(&json!({ "agent": { "tags": { "freshFor": "2s" } }, "controllers": { "replicas": 1 } }))?;
+        kuik.kube.wait_rollout(NAMESPACE, "daemonset/kube-image-keeper-agent", Duration::from_secs(180))?;
+        ensure!(kuik.agent("node1")? != before, "the agent does not run with the new values");
+        let webhooks = kuik.kube.json(&["get", "deployment", "-n", NAMESPACE, "kube-image-keeper-webhook"])?;
+        ensure!(webhooks["status"]["replicas"] == 1, "{}", webhooks["status"]);
+        run_rewritten(ns, "node1", "upgraded", &image)?;
+
+        kuik.helm.uninstall()?;
+        ns.wait_running("app").context("pods run on without the release")?;
+        let listed = kuik.kube.kubectl(&["get", "pods", "-A", "-o", r#"jsonpath={range .items[?(@.metadata.labels.kuik\.enix\.io/managed=="true")]}{.metadata.namespace}/{.metadata.name}{"\n"}{end}"#])?;
+        ensure!(listed.contains(&format!("{}/app", ns.name())), "{listed}");
+        kuik.cluster.node_named("node1")?.remove_image(&rewritten(&image)?)?;
+
+        kuik.upstream().stop()?;
+        let again = kuik.install(&json!({})).and_then(|()| run_rewritten(ns, "node1", "again", &image));
+        kuik.upstream().start()?;
+        again?;
+        ensure!(ns.logs("again")?.starts_with("survives the release"), "another image runs");
+        kuik.wait_cached(&image, &["node1"]).map(drop)
+    })?;
+    let released = kuik.helm.run(&["list", "--short"])?;
+    ensure!(released.lines().any(|name| name == RELEASE), "{released}");
+    Ok(())
+}

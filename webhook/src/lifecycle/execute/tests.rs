@@ -1,0 +1,124 @@
+//! Plans before an API server that answers what it is told to.
+
+use std::sync::{Arc, Mutex};
+
+use http::Method;
+use kuik_crd::CachedImageSpec;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+
+use super::*;
+use crate::lifecycle::events::events;
+use crate::lifecycle::mock;
+
+/// The requests that came, as `METHOD PATH`.
+type Requests = Arc<Mutex<Vec<String>>>;
+
+fn executor(status: u16) -> (Executor, Requests) {
+    let requests = Requests::default();
+    let seen = Arc::clone(&requests);
+    let client = mock::client(move |method, path, body| {
+        seen.lock().unwrap().push(format!("{method} {path}"));
+        let done = json!({"kind": "Status", "apiVersion": "v1", "status": "Success"});
+        async move { (status, if method == Method::DELETE { done } else { body.unwrap_or_default() }) }
+    });
+    let metrics = Metrics::register(&mut Registry::default());
+    let (events, _) = events(client.clone(), "webhook-1".to_owned(), metrics.clone());
+    (Executor::new(&client, events, metrics), requests)
+}
+
+fn take(requests: &Requests) -> Vec<String> {
+    std::mem::take(&mut *requests.lock().unwrap())
+}
+
+fn step(action: Action) -> Step {
+    Step { action, notes: Vec::new() }
+}
+
+fn object(name: &str, version: &str) -> Box<CachedImage> {
+    let mut object = CachedImage::new(name, CachedImageSpec { source_image: "nginx".to_owned(), ..CachedImageSpec::default() });
+    object.metadata.resource_version = Some(version.to_owned());
+    Box::new(object)
+}
+
+fn status(name: &str, version: &str) -> Step {
+    step(Action::WriteImageStatus(object(name, version)))
+}
+
+fn target(name: &str) -> Target {
+    Target { name: name.to_owned(), uid: Some("u".to_owned()), version: Some("1".to_owned()) }
+}
+
+const PATH: &str = "/apis/kuik.enix.io/v1alpha1/cachedimages";
+
+#[tokio::test(start_paused = true)]
+async fn each_action_is_one_request() {
+    let (mut executor, requests) = executor(200);
+    let patch = json!({"metadata": {"name": "b"}, "spec": {"sourceImage": "x"}});
+    let steps = [
+        step(Action::CreateImage(object("a", "1"))),
+        step(Action::PatchImage(target("b"), patch)),
+        status("c", "1"),
+        step(Action::DeleteImage(target("d"), Some("image".to_owned()))),
+    ];
+    let (expired, is_more) = executor.execute(steps.to_vec()).await;
+    assert_eq!((expired, is_more), (vec!["image".to_owned()], false));
+    let mut requests = take(&requests);
+    requests.sort();
+    let expected = [format!("DELETE {PATH}/d?"), format!("PATCH {PATH}/b?"), format!("POST {PATH}?"), format!("PUT {PATH}/c/status?")];
+    assert_eq!(requests, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_is_left_alone_until_another_version_of_it_is_seen_or_for_five_seconds() {
+    let (mut executor, requests) = executor(200);
+    executor.execute(vec![status("a", "1")]).await;
+    executor.execute(vec![status("a", "1")]).await;
+    assert_eq!(take(&requests).len(), 1);
+    executor.execute(vec![status("a", "2")]).await;
+    assert_eq!(take(&requests).len(), 1);
+    tokio::time::advance(SEEN_WITHIN).await;
+    executor.execute(vec![status("a", "2")]).await;
+    assert_eq!(take(&requests).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_too_late_waits_for_what_is_new() {
+    for code in [404, 409] {
+        let (mut executor, requests) = executor(code);
+        let (expired, _) = executor.execute(vec![step(Action::DeleteImage(target("a"), Some("image".to_owned())))]).await;
+        assert!(expired.is_empty(), "it was not deleted by us");
+        executor.execute(vec![status("a", "1")]).await;
+        assert_eq!(take(&requests).len(), 1);
+        executor.execute(vec![status("a", "2")]).await;
+        assert_eq!(take(&requests).len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_fails_is_tried_again_less_and_less_often() {
+    let (mut executor, requests) = executor(422);
+    let start = Instant::now();
+    let mut at = Vec::new();
+    while start.elapsed() < Duration::from_secs(1_000) {
+        executor.execute(vec![status("a", "1")]).await;
+        if !take(&requests).is_empty() {
+            at.push(start.elapsed().as_secs());
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert_eq!(at, [0, 5, 15, 35, 75, 155, 315, 615, 915]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_plan_is_carried_out_in_part_and_at_a_rate() {
+    let (mut executor, requests) = executor(200);
+    let steps: Vec<Step> = (0..250).map(|i| status(&format!("a{i}"), "1")).collect();
+    let start = Instant::now();
+    let (_, is_more) = executor.execute(steps.clone()).await;
+    assert_eq!((take(&requests).len(), is_more), (100, true));
+    assert!(start.elapsed() >= Duration::from_millis(990), "50 at once, 50 a second: {:?}", start.elapsed());
+    executor.execute(steps.clone()).await;
+    let (_, is_more) = executor.execute(steps).await;
+    assert_eq!((take(&requests).len(), is_more), (150, false));
+}

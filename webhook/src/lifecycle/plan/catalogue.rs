@@ -1,0 +1,113 @@
+//! The `CachedImage`s by the image that they are for.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kube::ResourceExt as _;
+use kuik_crd::names::{MANAGED_BY, MANAGED_BY_LABEL};
+use kuik_crd::{CachedImage, ImageError, object_name, object_name_hashed};
+
+use crate::lifecycle::mirror::Objects;
+use crate::lifecycle::world::Reference;
+
+/// All objects that are for one image.
+#[derive(Debug)]
+pub(super) struct Group<'a> {
+    pub(super) reference: Reference,
+    /// The one with the right name that is not being deleted.
+    right: Option<&'a CachedImage>,
+    /// Those with other names.
+    pub(super) wrong: Vec<&'a CachedImage>,
+    /// Those that are being deleted.
+    pub(super) terminating: Vec<&'a CachedImage>,
+}
+
+impl<'a> Group<'a> {
+    pub(super) fn right(&self) -> Option<&'a CachedImage> {
+        self.right
+    }
+
+    fn add(&mut self, object: &'a CachedImage) {
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        if object.metadata.deletion_timestamp.is_some() {
+            return self.terminating.push(object);
+        }
+        if name == object_name(&self.reference.image) {
+            self.wrong.extend(self.right.replace(object));
+        } else if self.right.is_none() && name == object_name_hashed(&self.reference.image) {
+            self.right = Some(object);
+        } else {
+            self.wrong.push(object);
+        }
+    }
+}
+
+/// The objects, grouped.
+#[derive(Debug)]
+pub(super) struct Catalogue<'a> {
+    all: &'a BTreeMap<Arc<str>, Arc<CachedImage>>,
+    groups: BTreeMap<String, Group<'a>>,
+    /// Images that are named by a digest: by repository and digest.
+    by_digest: HashMap<(String, String), Vec<String>>,
+    /// Those whose `sourceImage` is no reference.
+    pub(super) invalid: Vec<(&'a CachedImage, ImageError)>,
+}
+
+impl<'a> Catalogue<'a> {
+    pub(super) fn new(images: &'a Objects<CachedImage>) -> Self {
+        let mut catalogue = Self { all: images, groups: BTreeMap::new(), by_digest: HashMap::new(), invalid: Vec::new() };
+        for object in images.values() {
+            match object.spec.source_image.parse() {
+                Ok(image) => catalogue.add(Reference::new(image), object),
+                Err(error) => catalogue.invalid.push((object, error)),
+            }
+        }
+        catalogue
+    }
+
+    fn add(&mut self, reference: Reference, object: &'a CachedImage) {
+        let digests = &mut self.by_digest;
+        let group = self.groups.entry(reference.text.clone()).or_insert_with(|| {
+            if let Some(digest) = &reference.digest {
+                digests.entry((reference.repository.clone(), digest.clone())).or_default().push(reference.text.clone());
+            }
+            Group { reference, right: None, wrong: Vec::new(), terminating: Vec::new() }
+        });
+        group.add(object);
+    }
+
+    pub(super) fn groups(&self) -> impl Iterator<Item = (&str, &Group<'a>)> {
+        self.groups.iter().map(|(text, group)| (text.as_str(), group))
+    }
+
+    pub(super) fn get(&self, text: &str) -> Option<&Group<'a>> {
+        self.groups.get(text)
+    }
+
+    /// What an agent may mean by an entry of its report: its own reference, and whatever names its digest.
+    pub(super) fn matching(&self, text: &str, repository: &str, digest: &str) -> impl Iterator<Item = &Group<'a>> {
+        let by_digest = if self.by_digest.is_empty() { None } else { self.by_digest.get(&(repository.to_owned(), digest.to_owned())) };
+        let others = by_digest.into_iter().flatten().filter(move |other| *other != text).filter_map(|other| self.groups.get(other));
+        self.groups.get(text).into_iter().chain(others)
+    }
+
+    /// The name of a new object for an image; nothing while an object that is being deleted has it.
+    pub(super) fn free_name(&self, reference: &Reference) -> Option<String> {
+        let names = [object_name(&reference.image), object_name_hashed(&reference.image)];
+        let is_for_it =
+            |object: &CachedImage| object.spec.source_image.parse().is_ok_and(|image: kuik_crd::Image| image == reference.image);
+        for name in names {
+            match self.all.get(name.as_str()) {
+                None => return Some(name),
+                Some(object) if is_for_it(object) => return None,
+                Some(_) => {}
+            }
+        }
+        None
+    }
+}
+
+/// Whether copies of the image are kept although nothing uses it: it is retained, or somebody made the object by hand.
+pub(super) fn is_kept(object: &CachedImage) -> bool {
+    object.spec.retain || object.labels().get(MANAGED_BY_LABEL).is_none_or(|by| by != MANAGED_BY)
+}

@@ -1,0 +1,198 @@
+//! What the agents are told.
+
+use super::*;
+use crate::lifecycle::plan::wishes::STEADY_SECONDS;
+use kuik_crd::control::PinReason::{self, GoneUpstream, LastCopy, Retained, UsedElsewhere, UsedHere};
+use kuik_crd::control::{Drop, Refresh};
+
+fn pins(lab: &mut Lab, node: &str) -> Vec<PinReason> {
+    lab.desired(node).pins.into_iter().flat_map(|pin| pin.reasons).collect()
+}
+
+/// The nodes that are to keep an image.
+fn keepers(lab: &mut Lab, image: &str) -> Vec<String> {
+    let desired = lab.plan().wishes.expect("there must be wishes").desired;
+    desired.into_iter().filter(|(_, desired)| desired.keep.iter().any(|kept| kept == image)).map(|(node, _)| node).collect()
+}
+
+fn drops(lab: &mut Lab) -> Vec<Drop> {
+    lab.desired("n1").drop
+}
+
+/// A `CachedImage` that somebody deletes.
+fn deleted(mut lab: Lab, source: &str) -> Lab {
+    let name = object_name(&source.parse().unwrap());
+    Arc::make_mut(&mut lab.world.images).remove(name.as_str());
+    let now = lab.now;
+    lab.memory.tombstones.deleted(source.to_owned(), now);
+    lab
+}
+
+#[test]
+fn the_agents_are_those_that_are_ready() {
+    let mut lab = Lab::new(3).agent("n2", false);
+    let agents = lab.plan().wishes.unwrap().agents.agents;
+    let told: Vec<_> = agents.iter().map(|a| (a.node.as_str(), a.zone.as_deref().unwrap(), a.address.as_str())).collect();
+    assert_eq!(told, [("n1", "a", "10.0.0.1"), ("n3", "c", "10.0.0.3")]);
+}
+
+#[test]
+fn images_that_are_retained_or_made_by_hand_are_kept_on_as_many_nodes_as_the_settings_say() {
+    let mut lab = Lab::new(4).object(NGINX_NAME, NGINX, |_| ()).settle();
+    assert_eq!(keepers(&mut lab, NGINX).len(), 2);
+    let mut lab = Lab::new(4).image(NGINX).change(NGINX, |object| object.spec.retain = true).settle();
+    assert_eq!(keepers(&mut lab, NGINX).len(), 2);
+    let mut lab = Lab::new(4).image(NGINX).settle();
+    assert!(keepers(&mut lab, NGINX).is_empty(), "made for a pod");
+}
+
+#[test]
+fn keepers_stay_while_their_agents_restart_and_change_when_a_node_is_gone() {
+    let mut lab = Lab::new(4).object(NGINX_NAME, NGINX, |object| object.spec.retain = true).settle();
+    let before = keepers(&mut lab, NGINX);
+    let mut lab = lab.agent(&before[0], false).after(100).settle();
+    assert_eq!(keepers(&mut lab, NGINX), before);
+    Arc::make_mut(&mut lab.world.nodes).remove(before[0].as_str());
+    let after = keepers(&mut lab, NGINX);
+    assert!(after.len() == 2 && after.contains(&before[1]), "{before:?} {after:?}");
+}
+
+#[test]
+fn an_image_that_is_used_and_that_no_node_gets_is_fetched_by_one_of_our_choice() {
+    let mut lab = Lab::new(3).pod("a/1", "n1", &[NGINX]).settle().after(60);
+    assert!(keepers(&mut lab, NGINX).is_empty());
+    let mut lab = lab.after(1);
+    assert_eq!(keepers(&mut lab, NGINX).len(), 1);
+    let mut refused = lab.finding("n1", NGINX, Some("401 Unauthorized"));
+    assert!(keepers(&mut refused, NGINX).is_empty(), "another node would be refused too");
+    let mut lab = refused.after(1).finding("n1", NGINX, Some("connection reset")).report("n3", &[part(NGINX)]);
+    assert_eq!(keepers(&mut lab, NGINX).len(), 1);
+    let mut lab = lab.report("n3", &[whole(NGINX)]);
+    assert!(keepers(&mut lab, NGINX).is_empty());
+}
+
+#[test]
+fn an_image_whose_layers_the_runtime_had_already_is_completed_where_its_manifests_are() {
+    let lab = Lab::new(3).pod("a/1", "n2", &[NGINX]).report("n2", &[part(NGINX)]).settle();
+    let mut lab = lab.without_pod("a/1").settle().after(61);
+    assert_eq!(keepers(&mut lab, NGINX), ["n2"]);
+    let mut lab = lab.report("n2", &[whole(NGINX)]);
+    assert!(keepers(&mut lab, NGINX).is_empty());
+}
+
+#[test]
+fn a_forced_update_is_asked_of_all_holders_and_is_over_when_all_have_asked() {
+    let forced = |object: &mut CachedImage| {
+        object.annotations_mut().insert("cachedimage.kuik.enix.io/forceUpdate".to_owned(), "true".to_owned());
+    };
+    let is_forced = |lab: &Lab| lab.get(NGINX).unwrap().annotations().contains_key("cachedimage.kuik.enix.io/forceUpdate");
+    let lab = Lab::new(3).pod("a/1", "n1", &[NGINX]).report("n1", &[whole(NGINX)]).report("n2", &[whole(NGINX)]).settle();
+    let mut lab = lab.after(5).change(NGINX, forced).settle();
+    let refresh = Refresh { image: NGINX.to_owned(), since: START + 5 };
+    assert_eq!([lab.desired("n1").refresh, lab.desired("n2").refresh], [vec![refresh.clone()], vec![refresh]]);
+    assert!(lab.desired("n3").refresh.is_empty());
+    let asked = Held { checked_at: START + 6, ..whole(NGINX) };
+    let lab = lab.after(2).report("n1", std::slice::from_ref(&asked)).settle();
+    assert!(is_forced(&lab));
+    let mut lab = lab.report("n2", &[asked]).settle();
+    assert!(!is_forced(&lab) && lab.desired("n1").refresh.is_empty());
+
+    let lab = lab.change(NGINX, forced).settle().after(119).settle();
+    assert!(is_forced(&lab));
+    assert!(!is_forced(&lab.after(1).settle()), "given up");
+}
+
+#[test]
+fn pins_say_why_an_image_is_needed() {
+    let lab = Lab::new(3).pod("a/1", "n1", &[NGINX]).report("n1", &[whole(NGINX)]).report("n2", &[part(NGINX)]);
+    let mut lab = lab.settle();
+    assert_eq!(pins(&mut lab, "n1"), [UsedHere, LastCopy]);
+    assert_eq!(pins(&mut lab, "n2"), [UsedElsewhere]);
+    let mut lab = lab.report("n2", &[whole(NGINX)]).pod("a/2", "n2", &[NGINX]);
+    assert_eq!(pins(&mut lab, "n1"), [UsedHere, UsedElsewhere]);
+    let gone = Held { upstream: UpstreamState::NotFound, checked_at: START, ..whole(NGINX) };
+    let mut lab = lab.change(NGINX, |object| object.spec.retain = true).report("n2", &[gone]);
+    assert_eq!(pins(&mut lab, "n1"), [Retained, UsedHere, UsedElsewhere, GoneUpstream]);
+}
+
+#[test]
+fn what_a_pod_uses_by_digest_is_needed_whatever_its_tag() {
+    let source = format!("docker.io/library/nginx@{DIGEST}");
+    let mut lab = Lab::new(1).pod("a/1", "n1", &[&source]).report("n1", &[whole(NGINX)]).settle();
+    lab.memory.tombstones.expired(NGINX.to_owned(), START);
+    assert_eq!(pins(&mut lab, "n1"), [UsedHere, LastCopy]);
+    assert!(drops(&mut lab).is_empty());
+}
+
+#[test]
+fn what_nobody_needs_has_no_pin() {
+    let mut lab = Lab::new(1).report("n1", &[whole(NGINX)]).settle();
+    assert!(pins(&mut lab, "n1").is_empty());
+}
+
+#[test]
+fn an_image_that_expired_is_dropped_where_it_was_not_used_since() {
+    let late = Held { used_at: START + DELAY + 5, ..whole(NGINX) };
+    let lab = Lab::new(2).image(NGINX).report("n1", &[whole(NGINX)]).report("n2", &[late]).settle();
+    let mut lab = lab.after(DELAY).settle();
+    assert_eq!(drops(&mut lab), [Drop { image: NGINX.to_owned(), unused_since: START + DELAY }]);
+    assert!(lab.desired("n2").drop.is_empty());
+    let mut lab = lab.pod("a/1", "n1", &[NGINX]);
+    assert!(drops(&mut lab).is_empty(), "used again");
+}
+
+#[test]
+fn an_image_whose_object_somebody_deleted_is_dropped_after_a_while() {
+    let lab = Lab::new(1).image(NGINX).report("n1", &[whole(NGINX)]).settle();
+    let mut lab = deleted(lab, NGINX);
+    assert!(drops(&mut lab).is_empty());
+    assert_eq!(lab.plan().next_wakeup, START + 15);
+    let mut lab = lab.after(15);
+    assert_eq!(drops(&mut lab), [Drop { image: NGINX.to_owned(), unused_since: START }]);
+}
+
+#[test]
+fn an_image_in_use_whose_object_somebody_deleted_is_not_dropped() {
+    let lab = Lab::new(1).pod("a/1", "n1", &[NGINX]).report("n1", &[whole(NGINX)]).settle();
+    let mut lab = deleted(lab, NGINX);
+    assert!(drops(&mut lab).is_empty());
+    let mut lab = lab.settle().after(100).settle();
+    assert!(drops(&mut lab).is_empty());
+    assert_eq!(lab.names(), [NGINX_NAME], "it is there again");
+}
+
+#[test]
+fn a_definition_that_is_deleted_drops_nothing() {
+    let mut lab = Lab::new(1).image(NGINX).image("quay.io/x/y:1").report("n1", &[whole(NGINX), whole("quay.io/x/y:1")]).settle();
+    lab = deleted(deleted(lab, NGINX), "quay.io/x/y:1");
+    lab.world.watches_work = false;
+    assert!(drops(&mut lab).is_empty());
+    // It comes back, empty.
+    lab.world.watches_work = true;
+    lab.world.images_steady_since = lab.now;
+    let mut lab = lab.after(100 * DELAY);
+    assert!(drops(&mut lab).is_empty());
+}
+
+#[test]
+fn an_image_without_an_object_is_dropped_when_it_is_older_than_the_delay_and_the_watch_has_been_steady() {
+    let mut lab = Lab::new(1).image("quay.io/other/image:1").report("n1", &[whole(NGINX)]).settle();
+    lab.world.images_steady_since = START + DELAY - STEADY_SECONDS;
+    let mut lab = lab.after(DELAY - 100).settle();
+    assert!(drops(&mut lab).is_empty(), "not old enough, not steady");
+    lab = lab.after(1);
+    assert!(drops(&mut lab).is_empty(), "not steady");
+    let mut lab = lab.after(99);
+    assert_eq!(drops(&mut lab), [Drop { image: NGINX.to_owned(), unused_since: START - 100 }]);
+}
+
+#[test]
+fn wishes_stay_the_same_while_nothing_changes() {
+    let old = Held { used_at: 1, ..whole("docker.io/library/old:1") };
+    let lab = Lab::new(3).pod("a/1", "n1", &[NGINX]).object("x", "quay.io/a/b:1", |object| object.spec.retain = true);
+    let mut lab = lab.report("n1", &[whole(NGINX), old]).settle();
+    let before = lab.plan().wishes;
+    let mut lab = lab.after(20);
+    assert!(!drops(&mut lab).is_empty());
+    assert_eq!(lab.plan().wishes, before);
+}
