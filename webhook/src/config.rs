@@ -18,12 +18,14 @@ use crate::words::{Span, WordError};
 pub struct Settings {
     /// What rewritten references begin with, such as `localhost:7439`.
     pub agent_address: String,
-    /// Images that are left alone, by normalised reference.
+    /// Images that are left alone, by their reference as written or normalised.
     pub ignored_images: Vec<Regex>,
     /// When not empty, only these are rewritten.
     pub accepted_images: Vec<Regex>,
     /// Leave images alone that are pulled anew each time: kuik v1's rule.
     pub ignore_pull_policy_always: bool,
+    /// Agents pull with credentials of their own, so that pods with pull secrets can be rewritten.
+    pub agents_have_credentials: bool,
     /// A `CachedImage` that nothing uses goes after this.
     pub expiry_delay: Duration,
     /// Nodes that keep a copy of what was made by hand or is retained.
@@ -37,6 +39,7 @@ impl Default for Settings {
             ignored_images: Vec::new(),
             accepted_images: Vec::new(),
             ignore_pull_policy_always: false,
+            agents_have_credentials: false,
             expiry_delay: Duration::from_secs(30 * DAY_SECONDS),
             copies: 2,
         }
@@ -93,8 +96,15 @@ impl Settings {
 
     /// The settings in the text of `path`. A file without any key is fine.
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let File { agent_address, ignored_images, accepted_images, ignore_pull_policy_always, cached_images_expiry_delay, copies } =
-            read(path, text)?;
+        let File {
+            agent_address,
+            ignored_images,
+            accepted_images,
+            ignore_pull_policy_always,
+            agents_have_credentials,
+            cached_images_expiry_delay,
+            copies,
+        } = read(path, text)?;
         let defaults = Self::default();
         let patterns = |patterns: Option<Vec<Pattern>>| patterns.unwrap_or_default().into_iter().map(|Pattern(regex)| regex).collect();
         Ok(Self {
@@ -102,6 +112,7 @@ impl Settings {
             ignored_images: patterns(ignored_images),
             accepted_images: patterns(accepted_images),
             ignore_pull_policy_always: ignore_pull_policy_always.unwrap_or(defaults.ignore_pull_policy_always),
+            agents_have_credentials: agents_have_credentials.unwrap_or(defaults.agents_have_credentials),
             expiry_delay: cached_images_expiry_delay.map_or(defaults.expiry_delay, |Delay(delay)| delay),
             copies: copies.map_or(defaults.copies, |Copies(copies)| copies),
         })
@@ -116,6 +127,7 @@ struct File {
     ignored_images: Option<Vec<Pattern>>,
     accepted_images: Option<Vec<Pattern>>,
     ignore_pull_policy_always: Option<bool>,
+    agents_have_credentials: Option<bool>,
     cached_images_expiry_delay: Option<Delay>,
     copies: Option<Copies>,
 }
@@ -294,13 +306,20 @@ mod tests {
     fn what_the_chart_writes_is_read() {
         let settings = parse(
             "agentAddress: localhost:7440\nignoredImages: [\"^quay\\\\.io/\", \"test\"]\nacceptedImages: []\n\
-             ignorePullPolicyAlways: true\ncachedImagesExpiryDelay: 7\ncopies: 3\n",
+             ignorePullPolicyAlways: true\nagentsHaveCredentials: true\ncachedImagesExpiryDelay: 7\ncopies: 3\n",
         );
-        let Settings { agent_address, ignored_images, accepted_images, ignore_pull_policy_always, expiry_delay, copies } =
-            settings.unwrap();
+        let Settings {
+            agent_address,
+            ignored_images,
+            accepted_images,
+            ignore_pull_policy_always,
+            agents_have_credentials,
+            expiry_delay,
+            copies,
+        } = settings.unwrap();
         assert_eq!(agent_address, "localhost:7440");
         assert_eq!(ignored_images.iter().map(Regex::as_str).collect::<Vec<_>>(), ["^quay\\.io/", "test"]);
-        assert!(accepted_images.is_empty() && ignore_pull_policy_always);
+        assert!(accepted_images.is_empty() && ignore_pull_policy_always && agents_have_credentials);
         assert_eq!((expiry_delay, copies), (Duration::from_secs(7 * DAY_SECONDS), 3));
     }
 
@@ -331,7 +350,7 @@ mod tests {
         let check = |text: &str, expected: &str| assert_eq!(parse(text).unwrap_err(), format!("webhook.yaml: {expected}"), "{text}");
         check(
             "copys: 1",
-            "copys: unknown key: expected one of agentAddress, ignoredImages, acceptedImages, ignorePullPolicyAlways, \
+            "copys: unknown key: expected one of agentAddress, ignoredImages, acceptedImages, ignorePullPolicyAlways, agentsHaveCredentials, \
              cachedImagesExpiryDelay, copies",
         );
         check(

@@ -6,7 +6,7 @@
 //! an address other than the agent's counts only where the path begins with a registry, or the annotation says so.
 
 use k8s_openapi::api::core::v1::Pod;
-use kuik_crd::{Image, Registry, names};
+use kuik_crd::{Image, names};
 use sha1::{Digest as _, Sha1};
 
 /// Below this, what follows the last hyphen of a host is taken for a part of its name and not for v1's way to write a port.
@@ -145,7 +145,8 @@ pub fn rewritten<'a>(pod: &Pod, slot: &Slot<'a>, agent_address: &str) -> Option<
         let exact = noted == image;
         return Some(Rewritten { original: original.clone(), image: noted, source: Source::Annotation, path, ours, exact });
     }
-    if !ours && !begins_with_registry(path) {
+    // A mirror on the node may use the same form: at another port only the annotation tells.
+    if !ours {
         return None;
     }
     let (image, source) = match image_of_v1(&image) {
@@ -186,10 +187,6 @@ fn split_local<'a>(text: &'a str, agent_address: &str) -> Option<(&'a str, &'a s
     let (host, port) = address.rsplit_once(':')?;
     let local = host == "localhost" || agent_address.rsplit_once(':').is_some_and(|(agent, _)| agent == host);
     (local && !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())).then_some((address, path))
-}
-
-fn begins_with_registry(path: &str) -> bool {
-    path.split_once('/').is_some_and(|(first, _)| matches!(Registry::from_path_segment(first), Ok(Some(_))))
 }
 
 /// The image that the path of `image` stands for if kuik v1 wrote it, where that is another one.
@@ -237,7 +234,7 @@ mod tests {
             ("localhost:7439/registry.local__5000/app", Some("registry.local:5000/app:latest")),
             ("localhost:7439/ip6-20010db8000000000000000000000001__5000/app:1", Some("[2001:db8::1]:5000/app:1")),
             ("localhost:7439/nginx", Some("docker.io/library/nginx:latest")),
-            ("localhost:9999/quay.io/enix/app:1", Some("quay.io/enix/app:1")),
+            ("localhost:9999/quay.io/enix/app:1", None),
             ("localhost:5000/app:1", None),
             ("localhost:5000/team/app:1", None),
             ("localhost/app:1", None),

@@ -227,7 +227,7 @@ mod tests {
             ended.await.unwrap();
             "slow"
         });
-        let limits = Limits { shutdown_delay: Duration::from_millis(500), ..Limits::default() };
+        let limits = Limits { shutdown_delay: Duration::from_secs(5), ..Limits::default() };
         let server = mk_server(Router::new().route("/slow", slow).route("/", get(|| async { "quick" })), limits);
         assert_eq!(server.get().await.unwrap().headers().get(CONNECTION), None);
         let url = format!("https://localhost:{}/slow", server.address.port());
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(answer.text().await.unwrap(), "quick");
         // Until the delay is over, connections are taken; then no more.
         while tokio::net::TcpStream::connect(server.address).await.is_ok() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!(!server.task.is_finished());
         end.send(()).unwrap();

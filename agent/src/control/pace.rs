@@ -40,7 +40,7 @@ impl Default for Pace {
         Self {
             poll_min: Duration::from_secs(1),
             trust_every: Duration::from_secs(1),
-            reconnect: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) },
+            reconnect: Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(30) },
             report_interval: Duration::from_secs(REPORT_INTERVAL_SECONDS),
             report_jitter: Duration::from_secs(2),
             settle: Duration::from_millis(300),

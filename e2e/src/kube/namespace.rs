@@ -11,7 +11,7 @@ use super::{Kube, dump};
 use crate::cluster::{PASSWORD, USER, Upstream};
 
 /// Long enough for two back-offs of the kubelet.
-const RUNNING_LIMIT: Duration = Duration::from_secs(60);
+const RUNNING_LIMIT: Duration = Duration::from_secs(120);
 const ACCOUNT_LIMIT: Duration = Duration::from_secs(30);
 const DELETED_LIMIT: Duration = Duration::from_secs(60);
 

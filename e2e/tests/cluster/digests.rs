@@ -20,7 +20,7 @@ pub(crate) fn digests_are_unchanged(env: &Env) -> Result<()> {
             let repository = format!("digests/{shape}");
             let tagged = kuik.push(&repository, "1", content)?;
             let digest = &content.root().digest;
-            let bare = kuik.upstream().image(&repository_of_this_run(&repository), "");
+            let bare = kuik.upstream()?.image(&repository_of_this_run(&repository), "");
             let references = [("tag", tagged.clone()), ("digest", format!("{bare}@{digest}")), ("both", format!("{tagged}@{digest}"))];
             for (number, (kind, reference)) in references.iter().enumerate() {
                 let name = format!("{shape}-{kind}");

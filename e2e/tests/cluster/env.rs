@@ -54,6 +54,11 @@ impl Env {
         Ok(self.ready()?.cluster.as_ref().ok_or_else(skipped)?)
     }
 
+    /// Whether there are machines to handle, and not only an API.
+    pub(crate) fn has_machines(&self) -> Result<bool> {
+        Ok(self.ready()?.cluster.is_some())
+    }
+
     /// Takes down what was started here.
     pub(crate) fn finish(self) -> Result<()> {
         match self.ready.into_inner() {

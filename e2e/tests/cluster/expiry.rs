@@ -11,7 +11,7 @@ use crate::kuik::{Kuik, STATUS_LIMIT, copies, name_of, repository_of_this_run, r
 /// Unused for the delay: gone from the API and from the node's disk. Used again in time, or retained: kept.
 pub(crate) fn what_is_unused_expires_unless_used_again_or_retained(env: &Env) -> Result<()> {
     let kuik = Kuik::installed(env)?;
-    kuik.install(&json!({ "cachedImagesExpiryDelay": "30s" }))?;
+    kuik.install(&json!({ "cachedImagesExpiryDelay": "60s" }))?;
     let [gone, again, retained] = ["gone", "again", "retained"].map(|name| {
         let content = images::oci(&format!("to be {name}"))?;
         kuik.push(&format!("expiry/{name}"), "1", &content)
@@ -25,14 +25,14 @@ pub(crate) fn what_is_unused_expires_unless_used_again_or_retained(env: &Env) ->
             kuik.wait_cached(image, &["node1"])?;
         }
         kuik.kube.kubectl(&["patch", "cachedimage", &name_of(&retained)?, "--type=merge", "-p", r#"{"spec":{"retain":true}}"#])?;
-        ns.kubectl(&["delete", "pods", "--all", "--wait=true"])?;
-
+        ns.kubectl(&["delete", "pod", "again", "--wait=false"])?;
         kuik.wait_image("expiring", &again, expires)?;
-        run_rewritten(ns, "node1", "again", &again)?;
+        run_rewritten(ns, "node1", "once-more", &again)?;
         kuik.wait_image("used again", &again, |object| {
             ensure!(object["spec"]["expiresAt"].is_null(), "{}", object["spec"]);
             Ok(())
         })?;
+        ns.kubectl(&["delete", "pod", "gone", "retained"])?;
         kuik.wait_image_gone(&gone)?;
         kuik_e2e::wait::until("the node to have deleted what expired", STATUS_LIMIT, || {
             let held = kuik.held("node1")?;
@@ -89,7 +89,7 @@ pub(crate) fn force_update_follows_a_tag_that_moved(env: &Env) -> Result<()> {
     with_temp_ns(kuik.kube, "force", |ns| {
         run_rewritten(ns, "node3", "app", &image)?;
         kuik.wait_cached(&image, &["node3"])?;
-        kuik.upstream().push(&repository_of_this_run("force/app"), "1", &moved)?;
+        kuik.upstream()?.push(&repository_of_this_run("force/app"), "1", &moved)?;
         kuik.kube.kubectl(&["annotate", "cachedimage", &name_of(&image)?, "cachedimage.kuik.enix.io/forceUpdate=true"])?;
         let digest = moved.root().digest.trim_start_matches("sha256:");
         kuik.wait_image("refreshed", &image, |object| {

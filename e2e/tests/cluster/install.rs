@@ -12,13 +12,14 @@ use crate::kuik::{Kuik, NAMESPACE, STATUS_LIMIT, name_of, repository_root, run_r
 pub(crate) fn one_command_makes_everything_ready(env: &Env) -> Result<()> {
     let kuik = Kuik::installed(env)?;
     let agents = kuik.kube.json(&["get", "daemonset", "-n", NAMESPACE, "kube-image-keeper-agent"])?;
-    ensure!(agents["status"]["numberReady"] == 3, "{}", agents["status"]);
+    let nodes = kuik.kube.json(&["get", "nodes"])?["items"].as_array().context("a list of nodes")?.len();
+    ensure!(agents["status"]["numberReady"] == nodes, "{}", agents["status"]);
     let webhooks = kuik.kube.json(&["get", "deployment", "-n", NAMESPACE, "kube-image-keeper-webhook"])?;
     ensure!(webhooks["status"]["readyReplicas"] == 2, "{}", webhooks["status"]);
     kuik.kube.wait_json("every node to have a NodeCache that is reported", STATUS_LIMIT, &["get", "nodecaches"], |list| {
         let items = list["items"].as_array().context("a list")?;
         let reported = items.iter().filter(|cache| cache["status"]["agentVersion"].as_str().is_some_and(|version| !version.is_empty()));
-        ensure!(reported.count() == 3, "{list}");
+        ensure!(reported.count() == nodes, "{list}");
         let owned = items.iter().all(|cache| cache["metadata"]["ownerReferences"][0]["kind"] == "Node");
         ensure!(owned, "a NodeCache must go with its node: {list}");
         Ok(())
@@ -81,7 +82,9 @@ fn shape(text: &str) -> String {
             lines.push(format!("{depth}{key}:"));
         }
     }
-    let mut reasons: Vec<&str> = events.lines().skip(3).filter_map(|line| line.split_whitespace().nth(1)).collect();
+    // Whether there was time to say that it is being fetched, or to fail once, differs.
+    let reasons = events.lines().skip(3).filter_map(|line| line.split_whitespace().nth(1));
+    let mut reasons: Vec<&str> = reasons.filter(|reason| !["Caching", "CacheFailed"].contains(reason)).collect();
     reasons.sort_unstable();
     reasons.dedup();
     format!("{}\nEvents: {}\n", lines.join("\n"), reasons.join(" "))

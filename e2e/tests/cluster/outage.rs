@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use kuik_e2e::images;
 use kuik_e2e::kube::with_temp_ns;
 use kuik_e2e::wait;
+use serde_json::json;
 
 use crate::env::Env;
 use crate::kuik::{Kuik, NAMESPACE, copies, pod_on, repository_of_this_run, rewritten, run_rewritten};
@@ -18,18 +19,18 @@ pub(crate) fn an_image_starts_again_without_its_registry(env: &Env) -> Result<()
         for node in ["node1", "node2"] {
             run_rewritten(ns, node, &format!("before-{node}"), &image)?;
             ns.delete_object(&format!("pod/before-{node}"))?;
-            let node = kuik.cluster.node_named(node)?;
+            let node = kuik.cluster()?.node_named(node)?;
             node.remove_image(&rewritten(&image)?)?;
             ensure!(!node.images()?.contains(&rewritten(&image)?), "containerd still has the image");
         }
-        kuik.upstream().stop()?;
+        kuik.upstream()?.stop()?;
         let started = ["node1", "node2"].into_iter().try_for_each(|node| {
             let name = format!("after-{node}");
             run_rewritten(ns, node, &name, &image)?;
             ensure!(ns.logs(&name)?.starts_with("kept by the node"), "another image runs");
             Ok(())
         });
-        kuik.upstream().start()?;
+        kuik.upstream()?.start()?;
         started
     })
 }
@@ -43,8 +44,8 @@ pub(crate) fn an_image_that_upstream_deleted_starts_and_says_so(env: &Env) -> Re
         run_rewritten(ns, "node3", "before", &image)?;
         kuik.wait_cached(&image, &["node3"])?;
         ns.delete_object("pod/before")?;
-        kuik.upstream().delete_manifest(&repository_of_this_run("outage/deleted"), &content.root().digest)?;
-        kuik.cluster.node_named("node3")?.remove_image(&rewritten(&image)?)?;
+        kuik.upstream()?.delete_manifest(&repository_of_this_run("outage/deleted"), &content.root().digest)?;
+        kuik.cluster()?.node_named("node3")?.remove_image(&rewritten(&image)?)?;
         run_rewritten(ns, "node3", "after", &image)?;
         kuik.wait_image("gone upstream", &image, |object| {
             ensure!(object["status"]["availableUpstream"] == false, "{}", object["status"]);
@@ -61,11 +62,11 @@ pub(crate) fn pulls_go_on_without_the_api_server(env: &Env) -> Result<()> {
     with_temp_ns(kuik.kube, "api", |ns| {
         run_rewritten(ns, "node1", "before", &known)?;
         kuik.wait_cached(&known, &["node1"])?;
-        let (node1, node2) = (kuik.cluster.node_named("node1")?, kuik.cluster.node_named("node2")?);
+        let (node1, node2) = (kuik.cluster()?.node_named("node1")?, kuik.cluster()?.node_named("node2")?);
         let agents: Vec<String> = ["node1", "node2"].into_iter().map(|node| kuik.agent(node)).collect::<Result<_>>()?;
         node1.remove_image(&rewritten(&known)?)?;
 
-        kuik.cluster.stop_api_server()?;
+        kuik.cluster()?.stop_api_server()?;
         let since = Instant::now();
         let pulled = wait::until_every(Duration::from_secs(5), "a minute of pulls without an API server", Duration::from_secs(120), || {
             for image in [&known, &new] {
@@ -76,7 +77,7 @@ pub(crate) fn pulls_go_on_without_the_api_server(env: &Env) -> Result<()> {
             }
             Ok((since.elapsed() >= Duration::from_secs(60)).then_some(()))
         });
-        kuik.cluster.start_api_server()?;
+        kuik.cluster()?.start_api_server()?;
         pulled?;
 
         let after: Vec<String> = ["node1", "node2"].into_iter().map(|node| kuik.agent(node)).collect::<Result<_>>()?;
@@ -99,11 +100,11 @@ pub(crate) fn an_agent_that_is_deleted_under_load_costs_a_retry(env: &Env) -> Re
         .collect::<Result<_>>()?;
     with_temp_ns(kuik.kube, "load", |ns| {
         let before = kuik.agent("node1")?;
-        for (number, image) in images.iter().enumerate() {
-            ns.apply(&pod_on("node1", &format!("app{number}"), image))?;
-        }
-        ns.wait_pod("app0", "begin to pull", Duration::from_secs(60), |pod| {
-            ensure!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ContainerCreating", "{}", pod["status"]);
+        let pods: Vec<_> = images.iter().enumerate().map(|(number, image)| pod_on("node1", &format!("app{number}"), image)).collect();
+        ns.apply(&json!({ "apiVersion": "v1", "kind": "List", "items": pods }))?;
+        // The kubelet pulls one after another, so that the last is waiting still.
+        ns.wait_pod("app0", "be taken up by the kubelet", Duration::from_secs(60), |pod| {
+            ensure!(pod["status"]["containerStatuses"].is_array(), "{}", pod["status"]);
             Ok(())
         })?;
         kuik.kube.kubectl(&["delete", "pod", "-n", NAMESPACE, &before, "--grace-period=0", "--force"])?;

@@ -30,11 +30,11 @@ pub(crate) fn upgrade_uninstall_and_install_again_lose_nothing(env: &Env) -> Res
         ns.wait_running("app").context("pods run on without the release")?;
         let listed = kuik.kube.kubectl(&["get", "pods", "-A", "-o", r#"jsonpath={range .items[?(@.metadata.labels.kuik\.enix\.io/managed=="true")]}{.metadata.namespace}/{.metadata.name}{"\n"}{end}"#])?;
         ensure!(listed.contains(&format!("{}/app", ns.name())), "{listed}");
-        kuik.cluster.node_named("node1")?.remove_image(&rewritten(&image)?)?;
+        kuik.cluster()?.node_named("node1")?.remove_image(&rewritten(&image)?)?;
 
-        kuik.upstream().stop()?;
+        kuik.upstream()?.stop()?;
         let again = kuik.install(&json!({})).and_then(|()| run_rewritten(ns, "node1", "again", &image));
-        kuik.upstream().start()?;
+        kuik.upstream()?.start()?;
         again?;
         ensure!(ns.logs("again")?.starts_with("survives the release"), "another image runs");
         kuik.wait_cached(&image, &["node1"]).map(drop)

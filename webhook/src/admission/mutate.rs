@@ -2,6 +2,8 @@
 //!
 //! * A pod is left alone that opted out (label or annotation), that mirrors a static pod, or that is updated and was never ours: what
 //!   ran before the webhook was there goes on as it is.
+//! * So is a pod that an agent could not help: one that a node needs before it can have an agent, one for Windows, and one that brings
+//!   pull secrets while agents have no credentials, for the kubelet hands those to the registry that the image names.
 //! * Of an update, only images are looked at that changed.
 //! * What already is at the agent's address stays; its annotation is written if it is missing. What a release with another port
 //!   rewrote goes to the present address.
@@ -22,6 +24,12 @@ use crate::pod_images::{Rewritten, Slot, Source, rewritten, slots};
 /// The kubelet's mark on the image of a static pod in the API: changing that one would change nothing.
 const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
+/// What network and storage plugins of a node have, since nothing runs there without them.
+const NODE_CRITICAL: &str = "system-node-critical";
+
+/// The label of a node's operating system.
+const OS_LABEL: &str = "kubernetes.io/os";
+
 /// All annotations of an object together, as the API server counts them.
 const ANNOTATIONS_BYTES_MAX: usize = 256 << 10;
 
@@ -38,6 +46,12 @@ pub enum Skip {
     OptedOut,
     /// The pod mirrors a static pod.
     Mirror,
+    /// The node needs the pod before it can have an agent.
+    NodeCritical,
+    /// The pod is for Windows, where there is no agent.
+    Windows,
+    /// The pod brings pull secrets, and agents have no credentials.
+    PullSecrets,
     /// The pod was not rewritten when it was created.
     Unmanaged,
     /// The image does not change.
@@ -69,6 +83,9 @@ impl Skip {
         match self {
             Self::OptedOut => "opted_out",
             Self::Mirror => "mirror",
+            Self::NodeCritical => "node_critical",
+            Self::Windows => "windows",
+            Self::PullSecrets => "pull_secrets",
             Self::Unmanaged => "unmanaged",
             Self::Unchanged => "unchanged",
             Self::Rewritten => "already_rewritten",
@@ -124,7 +141,7 @@ enum Verdict {
 #[must_use]
 pub fn mutate(pod: &Pod, old: Option<&Pod>, rules: &Rules) -> Outcome {
     let slots = slots(pod);
-    if let Some(reason) = skips_pod(pod, old) {
+    if let Some(reason) = skips_pod(pod, old, rules) {
         return Outcome { skips: vec![reason; slots.len()], ..Outcome::default() };
     }
     let mut draft = Draft::default();
@@ -138,14 +155,33 @@ pub fn mutate(pod: &Pod, old: Option<&Pod>, rules: &Rules) -> Outcome {
     draft.finish(pod)
 }
 
-fn skips_pod(pod: &Pod, old: Option<&Pod>) -> Option<Skip> {
+fn skips_pod(pod: &Pod, old: Option<&Pod>, rules: &Rules) -> Option<Skip> {
     if annotation(pod, MIRROR_ANNOTATION).is_some() {
         return Some(Skip::Mirror);
     }
     if label(pod, names::CACHING_POLICY_LABEL) == Some(names::IGNORE) || annotation(pod, names::REWRITE_ANNOTATION) == Some("false") {
         return Some(Skip::OptedOut);
     }
-    old.is_some_and(|old| !is_managed(pod) && !is_managed(old)).then_some(Skip::Unmanaged)
+    if old.is_some_and(|old| !is_managed(pod) && !is_managed(old)) {
+        return Some(Skip::Unmanaged);
+    }
+    // What was rewritten stays so: kept up to date like any other.
+    if is_managed(pod) { None } else { skips_spec(pod, rules) }
+}
+
+/// Pods that an agent could not help to start, or that it would keep from starting.
+fn skips_spec(pod: &Pod, rules: &Rules) -> Option<Skip> {
+    let spec = pod.spec.as_ref()?;
+    // A new node's network and storage plugins: the agent's own pod waits for them.
+    if spec.priority_class_name.as_deref() == Some(NODE_CRITICAL) {
+        return Some(Skip::NodeCritical);
+    }
+    let selected = spec.node_selector.as_ref().and_then(|selector| selector.get(OS_LABEL));
+    if spec.os.as_ref().map(|os| &os.name).into_iter().chain(selected).any(|os| os == "windows") {
+        return Some(Skip::Windows);
+    }
+    let brings_secrets = spec.image_pull_secrets.as_ref().is_some_and(|secrets| !secrets.is_empty());
+    (brings_secrets && !rules.agents_have_credentials()).then_some(Skip::PullSecrets)
 }
 
 /// Rewritten by us or by kuik v1, or asked to be.

@@ -17,6 +17,7 @@ pub struct Rules {
     ignored_images: Vec<Regex>,
     accepted_images: Vec<Regex>,
     ignore_pull_policy_always: bool,
+    agents_have_credentials: bool,
 }
 
 impl Rules {
@@ -28,7 +29,13 @@ impl Rules {
             ignored_images: settings.ignored_images.clone(),
             accepted_images: settings.accepted_images.clone(),
             ignore_pull_policy_always: settings.ignore_pull_policy_always,
+            agents_have_credentials: settings.agents_have_credentials,
         }
+    }
+
+    /// Agents pull with credentials of their own.
+    pub(super) fn agents_have_credentials(&self) -> bool {
+        self.agents_have_credentials
     }
 
     /// What rewritten references begin with.
@@ -57,11 +64,13 @@ impl Rules {
         if self.ignore_pull_policy_always && is_always_pulled(slot, image) {
             return Some(Skip::PolicyAlways);
         }
+        // As it is written too: that is what kuik v1 looked at.
         let text = image.to_string();
-        if self.ignored_images.iter().any(|pattern| pattern.is_match(&text)) {
+        let matches = |pattern: &Regex| pattern.is_match(&text) || pattern.is_match(slot.image);
+        if self.ignored_images.iter().any(matches) {
             return Some(Skip::Ignored);
         }
-        let accepted = self.accepted_images.is_empty() || self.accepted_images.iter().any(|pattern| pattern.is_match(&text));
+        let accepted = self.accepted_images.is_empty() || self.accepted_images.iter().any(matches);
         (!accepted).then_some(Skip::NotAccepted)
     }
 

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::loaded::Certificates;
 use super::plan::{Event, Step, step};
+use super::publish::Told;
 use super::x509::X509Error;
 use super::{Lifetimes, publish, store};
 use crate::board::Leadership;
@@ -18,7 +19,7 @@ use crate::naming::Names;
 /// How often everything is looked at, at least: others may take out what was published.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// The pause after a failure.
+/// The pause after a failure, and while there is nobody to rewrite for.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Why a round failed.
@@ -117,7 +118,7 @@ impl Leader {
                 // Agents still get theirs when the API server's cannot be written.
                 let told = self.publish_to_api_server(&bundle).await;
                 self.publish_to_agents(&bundle).await?;
-                told.map(|()| next_check)
+                told.map(|told| if told == Told::NoAgents { PAUSE } else { next_check })
             }
         }
     }
@@ -156,12 +157,19 @@ impl Leader {
         Ok(())
     }
 
-    async fn publish_to_api_server(&self, bundle: &str) -> Result<(), LeaderError> {
-        let published = publish::to_webhook_configuration(&self.client, &self.names, bundle).await;
-        if published.map_err(LeaderError::WebhookConfiguration)? {
-            tracing::info!("published the certificate authority in MutatingWebhookConfiguration {}", self.names.webhook_configuration());
+    async fn publish_to_api_server(&self, bundle: &str) -> Result<Told, LeaderError> {
+        let told = publish::to_webhook_configuration(&self.client, &self.names, bundle).await.map_err(LeaderError::WebhookConfiguration)?;
+        match told {
+            Told::Before => {}
+            Told::Now => {
+                tracing::info!(
+                    "published the certificate authority in MutatingWebhookConfiguration {}",
+                    self.names.webhook_configuration()
+                );
+            }
+            Told::NoAgents => tracing::debug!("no pod is rewritten yet: no agent is ready"),
         }
-        Ok(())
+        Ok(told)
     }
 }
 

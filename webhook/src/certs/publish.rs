@@ -5,8 +5,8 @@ use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch as JsonPatch, PatchOperation, TestOperation};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 
@@ -35,18 +35,40 @@ pub(super) async fn to_config_map(client: &Client, names: &Names, bundle: &str) 
     Ok(true)
 }
 
-/// Writes the bundle into every webhook of the configuration. `true` if one did not have it.
-pub(super) async fn to_webhook_configuration(client: &Client, names: &Names, bundle: &str) -> Result<bool, kube::Error> {
+/// What became of the webhook configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It had the bundle.
+    Before,
+    /// It has the bundle now.
+    Now,
+    /// It has none yet, and no agent is ready: pods that were rewritten now would find nobody to pull from.
+    NoAgents,
+}
+
+/// Writes the bundle into every webhook of the configuration; for the first time only when there is an agent that is ready.
+pub(super) async fn to_webhook_configuration(client: &Client, names: &Names, bundle: &str) -> Result<Told, kube::Error> {
     let api: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
     let name = names.webhook_configuration();
     let configuration = api.get(&name).await?;
     let operations = operations(&configuration, bundle);
     if operations.is_empty() {
-        return Ok(false);
+        return Ok(Told::Before);
+    }
+    let is_first = configuration.webhooks.iter().flatten().all(|webhook| webhook.client_config.ca_bundle.is_none());
+    if is_first && !is_any_agent_ready(client, names).await? {
+        return Ok(Told::NoAgents);
     }
     let patch = Patch::<()>::Json(JsonPatch(operations));
     api.patch(&name, &PatchParams::default(), &patch).await?;
-    Ok(true)
+    Ok(Told::Now)
+}
+
+async fn is_any_agent_ready(client: &Client, names: &Names) -> Result<bool, kube::Error> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &names.namespace);
+    let agents = api.list(&ListParams::default().labels(&names.agent_selector())).await?;
+    let conditions = agents.items.iter().filter_map(|pod| pod.status.as_ref()?.conditions.as_ref()).flatten();
+    Ok(conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"))
 }
 
 /// Each place is tested for being the webhook that was looked at.

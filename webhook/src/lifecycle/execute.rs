@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::events::Events;
 use super::metrics::Metrics;
 use super::pace::Pace;
-use super::plan::{Action, Note, Step, Target};
+use super::plan::{Action, Expired, Note, Step, Target};
 
 /// Requests at the same time.
 const CONCURRENT_MAX: usize = 8;
@@ -85,7 +85,7 @@ impl Executor {
     }
 
     /// Takes the first steps of a plan. Says which images were deleted because they had expired, and whether steps are left.
-    pub(super) async fn execute(&mut self, mut steps: Vec<Step>) -> (Vec<String>, bool) {
+    pub(super) async fn execute(&mut self, mut steps: Vec<Step>) -> (Vec<Expired>, bool) {
         self.settling.forget();
         steps.retain(|step| !self.settling.is_settling(&step.action));
         let is_more = steps.len() > BATCH_MAX;
@@ -109,7 +109,7 @@ impl Executor {
         self.settling.next()
     }
 
-    fn ended(&mut self, step: Step, outcome: Outcome) -> Option<String> {
+    fn ended(&mut self, step: Step, outcome: Outcome) -> Option<Expired> {
         let (kind, result) = (step.action.kind(), outcome.result());
         let name = step.action.name().to_owned();
         self.metrics.wrote(kind, result);
@@ -118,9 +118,9 @@ impl Executor {
                 debug!(object = name, kind, "written");
                 self.settling.wrote(&step.action);
                 self.say(&step.action, about, step.notes);
-                if let Action::DeleteImage(_, Some(image)) = step.action {
-                    info!(object = name, image, "nothing has used the image until its expiry: deleted");
-                    return Some(image);
+                if let Action::DeleteImage(_, Some(expired)) = step.action {
+                    info!(object = name, image = expired.image, "nothing has used the image until its expiry: deleted");
+                    return Some(expired);
                 }
             }
             Outcome::Stale => {
@@ -145,7 +145,8 @@ impl Executor {
     async fn write(&self, action: &Action) -> Outcome {
         match timeout(REQUEST_TIMEOUT, self.request(action)).await {
             Ok(Ok(about)) => Outcome::Done(about),
-            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Outcome::Stale,
+            // Where a new object finds nothing, its definition is missing: that may last.
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 || (status.code == 404 && !action.is_create()) => Outcome::Stale,
             Ok(Err(error)) => Outcome::Failed(error.to_string()),
             Err(_) => Outcome::Failed(format!("no answer in {REQUEST_TIMEOUT:?}")),
         }
@@ -193,6 +194,10 @@ impl Action {
             Self::WriteNodeCacheStatus(_) => "node_cache_status",
             Self::DeleteNodeCache(_) => "delete_node_cache",
         }
+    }
+
+    fn is_create(&self) -> bool {
+        matches!(self, Self::CreateImage(_) | Self::CreateNodeCache(_))
     }
 
     /// The kind of the object and its name.

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::cluster::{AgentPod, NodeInfo, PodUse, Texts, agent_pod, node_info, pod_use};
 use super::crds;
@@ -23,7 +23,7 @@ use super::execute::Executor;
 use super::metrics::Metrics;
 use super::mirror::{Health, Mirror};
 use super::plan::{Plan, plan};
-use super::world::{Memory, World};
+use super::world::{Memory, Reference, World};
 use crate::board::Board;
 use crate::config::Settings;
 use crate::naming::Names;
@@ -87,6 +87,7 @@ impl Leader {
         self.metrics.leads(false);
     }
 
+    /// Returns when it cannot go on.
     async fn work(&self) {
         if self.install_crds {
             crds::bring_up_to_date(&self.client).await;
@@ -95,7 +96,14 @@ impl Leader {
         let mirrors = self.watch(&mut tasks);
         let (events, sender) = events(self.client.clone(), self.names.pod_name.clone(), self.metrics.clone());
         tasks.spawn(sender.run());
-        let mut executor = Executor::new(&self.client, events, self.metrics.clone());
+        tokio::select! {
+            () = self.plan_on(&mirrors, Executor::new(&self.client, events, self.metrics.clone())) => {}
+            () = any_ended(&mut tasks) => {}
+        }
+    }
+
+    /// Plans and carries out plans for ever.
+    async fn plan_on(&self, mirrors: &Mirrors, mut executor: Executor) {
         let (mut memory, led_since) = (Memory::default(), unix_now());
         let mut changes = mirrors.changes.clone();
         let mut reports = self.board.reported();
@@ -104,14 +112,14 @@ impl Leader {
             reports.mark_unchanged();
             let mut next = began + LOOK_EVERY;
             if mirrors.health().synced {
-                let plan = self.plan(&mirrors, &mut memory, led_since);
+                let plan = self.plan(mirrors, &mut memory, led_since);
                 next = next.min(Instant::now() + Duration::from_secs(plan.next_wakeup.saturating_sub(unix_now())));
                 // A plan may take long where there is very much; then it is made less often.
                 let pause = (began.elapsed() * IDLE_FACTOR).clamp(PLAN_EVERY, PLAN_SELDOM);
                 let ready_at = began + pause;
                 self.board.wish(plan.wishes);
                 let (expired, is_more) = executor.execute(plan.steps).await;
-                expired.into_iter().for_each(|image| memory.tombstones.expired(image, unix_now()));
+                expired.into_iter().for_each(|expired| memory.tombstones.expired(expired, unix_now()));
                 next = if is_more { Instant::now() } else { next.min(executor.next_wakeup().unwrap_or(next)) };
                 sleep_until(ready_at).await;
             }
@@ -132,7 +140,7 @@ impl Leader {
         let health = mirrors.health();
         for object in mirrors.images.take_deleted() {
             if let Ok(image) = object.spec.source_image.parse::<Image>() {
-                memory.tombstones.deleted(image.to_string(), now);
+                memory.tombstones.deleted(Reference::new(image).held_as(), object.spec.retain, now);
             }
         }
         let nodes = mirrors.nodes.objects();
@@ -209,6 +217,13 @@ impl Mirrors {
     }
 }
 
+/// Waits until one of the tasks ends, of which none should: without a watch, what is planned would be ever more wrong.
+async fn any_ended(tasks: &mut JoinSet<()>) {
+    let ended = tasks.join_next().await;
+    let reason = ended.map_or_else(String::new, |ended| ended.map_or_else(|error| error.to_string(), |()| "it returned".to_owned()));
+    error!(reason, "a task of the leader has ended: the Lease is given back");
+}
+
 /// An object of ours without what nobody reads; one that cannot be read is left alone, and said once per change.
 fn readable<K: Resource<DynamicType = ()>>(object: DeserializeGuard<K>) -> (String, Option<K>) {
     let name = object.meta().name.clone().unwrap_or_default();
@@ -226,4 +241,20 @@ fn readable<K: Resource<DynamicType = ()>>(object: DeserializeGuard<K>) -> (Stri
 
 fn unix_now() -> u64 {
     u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_work_ends_with_any_of_its_tasks() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(std::future::pending());
+        assert!(timeout(LOOK_EVERY, any_ended(&mut tasks)).await.is_err());
+        tasks.spawn(async { panic!("for a test") });
+        assert!(timeout(LOOK_EVERY, any_ended(&mut tasks)).await.is_ok());
+    }
 }

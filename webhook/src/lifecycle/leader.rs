@@ -38,6 +38,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// The most that the leader's work may take to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A replica whose work ended by itself stands back for so long.
+const AFTER_AN_END: Duration = Duration::from_secs(3);
+
 /// What to do about the Lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
@@ -123,6 +126,10 @@ impl Elector {
                 warn!(lease = self.name, "this replica does not lead any more");
             } else {
                 self.release().await;
+            }
+            if !working_still {
+                // What ended here may go well elsewhere: the others look first.
+                stop.run_until_cancelled(sleep(AFTER_AN_END)).await;
             }
         }
     }
@@ -213,6 +220,8 @@ impl Elector {
                 *lease = found;
                 return Box::pin(self.renew(lease)).await;
             }
+            // Whoever comes first makes a new one.
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(false),
             Err(error) => return Err(error),
         }
         Ok(true)

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kuik_crd::{CachedImage, Candidate, Image, NodeCache, keepers};
+use kuik_crd::{CachedImage, Candidate, Image, ImageError, NodeCache, keepers, object_name, repository_label};
 
 use super::cluster::{AgentPod, NodeInfo, PodUse};
+use super::copies::meant;
 use super::mirror::Objects;
 use super::tombstones::Tombstones;
 use crate::board::NodeState;
@@ -52,6 +53,7 @@ pub(super) struct Memory {
     pub(super) forced: HashMap<String, u64>,
     /// Images whose `CachedImage` was deleted.
     pub(super) tombstones: Tombstones,
+    pub(super) references: References,
     /// Keepers by image, for the candidates that they were chosen from.
     keepers: Keepers,
 }
@@ -96,9 +98,11 @@ impl World {
         nodes.into_iter().map(|node| Candidate { node: node.to_owned(), zone: self.zone(node) }).collect()
     }
 
-    /// Whether every ready agent has reported, or has had the time to.
+    /// Whether every ready agent has reported, or has had the time to. Where none is ready, all may be about to be.
     pub(super) fn has_settled(&self, now: u64) -> bool {
-        now >= self.led_since + SETTLE_SECONDS || self.ready_agents().keys().all(|node| self.states.contains_key(*node))
+        let ready = self.ready_agents();
+        let all_reported = !ready.is_empty() && ready.keys().all(|node| self.states.contains_key(*node));
+        all_reported || now >= self.led_since + SETTLE_SECONDS
     }
 }
 
@@ -134,13 +138,48 @@ pub(super) struct Reference {
     pub(super) text: String,
     pub(super) repository: String,
     pub(super) digest: Option<String>,
+    /// The name that its `CachedImage` should have.
+    pub(super) name: String,
+    /// The value of that one's label of the repository.
+    pub(super) label: String,
 }
 
 impl Reference {
     pub(super) fn new(image: Image) -> Self {
         let (text, repository) = (image.to_string(), image.repository().to_string());
         let digest = image.digest().map(ToString::to_string);
-        Self { image, text, repository, digest }
+        let (name, label) = (object_name(&image), repository_label(image.repository()));
+        Self { image, text, repository, digest, name, label }
+    }
+
+    /// As agents report it, in the form that is meant: they know what has a digest by that alone.
+    pub(super) fn held_as(&self) -> String {
+        let by_digest = self.digest.as_ref().map(|digest| format!("{}@{digest}", self.repository));
+        meant(by_digest.as_ref().unwrap_or(&self.text)).into_owned()
+    }
+}
+
+/// References that were parsed before, by what was parsed: most of a plan's time would go into doing that again.
+#[derive(Debug, Default)]
+pub(super) struct References {
+    parsed: HashMap<String, Arc<Reference>>,
+}
+
+impl References {
+    pub(super) fn get(&mut self, text: &str) -> Result<Arc<Reference>, ImageError> {
+        if let Some(reference) = self.parsed.get(text) {
+            return Ok(Arc::clone(reference));
+        }
+        let reference = Arc::new(Reference::new(text.parse()?));
+        self.parsed.insert(text.to_owned(), Arc::clone(&reference));
+        Ok(reference)
+    }
+
+    /// Forgets those that nobody holds, if there are more of them than of the others.
+    pub(super) fn prune(&mut self, held: usize) {
+        if self.parsed.len() > 2 * held {
+            self.parsed.retain(|_, reference| Arc::strong_count(reference) > 1);
+        }
     }
 }
 

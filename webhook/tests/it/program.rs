@@ -90,7 +90,7 @@ fn without_an_api_server_pods_are_rewritten_and_the_end_is_in_order() {
         serve()
             .env("KUBECONFIG", dead_cluster(dir.path()))
             .env("KUIK_TLS_DIR", dir.path())
-            .args(["--shutdown-delay=3s", "--drain-timeout=1s"]),
+            .args(["--shutdown-delay=10s", "--drain-timeout=10s"]),
     );
     let health = |path: &str| format!("http://{}{path}", running.metrics);
     assert!(asks(&health("/readyz"), &["--contains=ok"]), "it must be ready without an API server");

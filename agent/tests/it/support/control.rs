@@ -26,7 +26,7 @@ use super::wait::until_some;
 /// The name that its certificate bears. Nothing resolves it.
 pub(crate) const NAME: &str = "control.kuik.test";
 
-/// How long a poll is held here; the real one holds it longer.
+/// How long a poll is held here, unless a test says otherwise; the real one holds it longer.
 const HOLD: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Default)]
@@ -45,6 +45,8 @@ pub(crate) struct State {
     pub(crate) findings: Vec<Finding>,
     /// What was asked: method, path and how it was answered.
     pub(crate) calls: Vec<(String, u16)>,
+    /// How long a poll is held.
+    pub(crate) hold: Duration,
     /// Polls that are held at the moment.
     pub(crate) holding: usize,
     boot: String,
@@ -78,7 +80,7 @@ impl FakeControl {
 
     /// One whose authority nobody knows yet.
     pub(crate) fn start_with(ca: &Ca) -> Self {
-        let inner = Inner { state: Mutex::default(), version: watch::Sender::new(1) };
+        let inner = Inner { state: Mutex::new(State { hold: HOLD, ..State::default() }), version: watch::Sender::new(1) };
         let mut control = Self {
             inner: Arc::new(inner),
             port: Port::reserve([127, 0, 0, 1].into()).expect("a port of loopback must be free"),
@@ -221,7 +223,7 @@ fn json(value: &impl Serialize) -> String {
 async fn poll(inner: &Inner, headers: &HeaderMap, say: impl Fn(&State) -> String) -> Response {
     let known = headers.get("if-none-match").map(|value| value.to_str().unwrap().to_owned());
     let mut version = inner.version.subscribe();
-    let deadline = tokio::time::Instant::now() + HOLD;
+    let deadline = tokio::time::Instant::now() + inner.state.lock().unwrap().hold;
     loop {
         version.borrow_and_update();
         let body = say(&inner.state.lock().unwrap());

@@ -51,8 +51,8 @@ impl Inside {
         let mut config = Config { data_dir: home.path().join("data"), ..Config::default() };
         let plain = RegistryConfig { plain_http: true, ..RegistryConfig::default() };
         config.upstream.registries.insert(upstream.host().parse().unwrap(), plain);
-        config.upstream.connect_timeout = Duration::from_millis(600);
-        config.upstream.stall_timeout = Duration::from_millis(600);
+        config.upstream.connect_timeout = Duration::from_secs(5);
+        config.upstream.stall_timeout = Duration::from_secs(5);
         let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
         let store = Store::open(&config.data_dir).unwrap();
         store.settle().await.unwrap();

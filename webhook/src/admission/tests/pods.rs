@@ -20,6 +20,13 @@ fn with(mut pod: Value, annotations: Value, labels: Value) -> Value {
     pod
 }
 
+/// A pod whose image may need its secret.
+fn secretive(annotations: Value) -> Value {
+    let mut pod = with(simple("nginx"), annotations, Value::Null);
+    pod["spec"]["imagePullSecrets"] = json!([{ "name": "registry" }]);
+    pod
+}
+
 #[test]
 fn references_of_every_form() {
     let text = created(vec![
@@ -97,6 +104,21 @@ fn images_that_stay() {
             with(simple("nginx"), Value::Null, json!({ "kube-image-keeper.enix.io/image-caching-policy": "x" })),
         ),
         ("opted out by annotation", with(simple("nginx"), json!({ "kuik.enix.io/rewrite-images": "false" }), Value::Null)),
+        (
+            "a network plugin of the node",
+            json!({ "metadata": { "name": "p" }, "spec": { "priorityClassName": "system-node-critical", "containers": [{ "name": "app", "image": "nginx" }] } }),
+        ),
+        (
+            "for Windows, by its selector",
+            json!({ "metadata": { "name": "p" }, "spec": { "nodeSelector": { "kubernetes.io/os": "windows" }, "containers": [{ "name": "app", "image": "nginx" }] } }),
+        ),
+        (
+            "for Windows, by its own word",
+            json!({ "metadata": { "name": "p" }, "spec": { "os": { "name": "windows" }, "containers": [{ "name": "app", "image": "nginx" }] } }),
+        ),
+        ("with a pull secret", secretive(Value::Null)),
+        ("with a pull secret, and asked for all the same", secretive(json!({ "kuik.enix.io/rewrite-images": "true" }))),
+        ("a mirror on the node in the agent's form", simple("localhost:5000/quay.io/team/app:1")),
         ("a registry on the node", simple("localhost:5000/team/app:1")),
         ("an image built on the node", simple("localhost/app:1")),
         ("a registry on the node, by address", simple("127.0.0.1:5000/app")),
@@ -222,12 +244,14 @@ fn filters_of_the_values() {
             None,
         ),
         ("rewritten before", simple("localhost:30439/docker.io/library/nginx:1.25"), None),
+        ("with a pull secret", secretive(Value::Null), None),
     ];
     let mut text = String::new();
     for (name, settings) in [
         ("ignorePullPolicyAlways", Settings { ignore_pull_policy_always: true, ..Settings::default() }),
         ("ignoredImages ^docker.io/library/", Settings { ignored_images: patterns(&["^docker.io/library/"]), ..Settings::default() }),
         ("acceptedImages ^quay.io/ :1.25$", Settings { accepted_images: patterns(&["^quay.io/", ":1.25$"]), ..Settings::default() }),
+        ("agentsHaveCredentials", Settings { agents_have_credentials: true, ..Settings::default() }),
         ("agentAddress 127.0.0.1:5000", Settings { agent_address: "127.0.0.1:5000".to_owned(), ..Settings::default() }),
     ] {
         text.push_str(&format!("=== {name}\n{}\n", table(&Rules::new(&settings), &cases)));

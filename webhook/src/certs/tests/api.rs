@@ -72,7 +72,7 @@ impl FakeApi {
         if parts.method == Method::GET {
             return match self.get(&path) {
                 Some(object) => respond(StatusCode::OK, &object),
-                None if query.contains("fieldSelector") => self.list(&path),
+                None if query.contains("fieldSelector") || query.contains("labelSelector") => self.list(&path),
                 None => failure(StatusCode::NOT_FOUND, "NotFound"),
             };
         }

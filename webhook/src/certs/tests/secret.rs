@@ -13,6 +13,7 @@ use crate::certs::{Certificates, Lifetimes};
 const SECRET: &str = "/api/v1/namespaces/kuik-system/secrets/kuik-tls";
 const CONFIG_MAP: &str = "/api/v1/namespaces/kuik-system/configmaps/kuik-ca";
 const CONFIGURATION: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/kuik";
+const AGENT: &str = "/api/v1/namespaces/kuik-system/pods/agent";
 const NOW: u64 = 1_800_000_000;
 
 fn mk_leader(api: &FakeApi) -> Leader {
@@ -32,7 +33,12 @@ fn mk_api() -> FakeApi {
         "clientConfig": { "service": { "name": "kuik-webhook", "namespace": "kuik-system", "path": "/mutate-core-v1-pod" } },
     });
     api.put(CONFIGURATION, json!({ "metadata": { "name": "kuik" }, "webhooks": [webhook] }));
+    api.put(AGENT, mk_agent("True"));
     api
+}
+
+fn mk_agent(ready: &str) -> Value {
+    json!({ "metadata": { "name": "agent" }, "status": { "conditions": [{ "type": "Ready", "status": ready }] } })
 }
 
 fn decoded(value: &Value) -> String {
@@ -55,6 +61,27 @@ async fn the_first_round_makes_and_publishes_and_the_second_does_nothing() {
     let next = leader.round(NOW + 1).await.unwrap();
     assert_eq!(api.writes(), [] as [String; 0]);
     assert!(next > Duration::from_secs(86_400));
+}
+
+#[tokio::test]
+async fn nothing_is_rewritten_before_an_agent_is_ready() {
+    let api = mk_api();
+    api.put(AGENT, mk_agent("False"));
+    let leader = mk_leader(&api);
+    let bundle = || api.get(CONFIGURATION).unwrap()["webhooks"][0]["clientConfig"]["caBundle"].clone();
+    let soon = leader.round(NOW).await.unwrap();
+    assert!(bundle().is_null() && soon < Duration::from_secs(10), "{soon:?}");
+    assert!(api.get(CONFIG_MAP).is_some(), "agents need it to become ready");
+    api.put(AGENT, mk_agent("True"));
+    leader.round(NOW + 2).await.unwrap();
+    assert!(bundle().is_string());
+    // From then on what the API server trusts is kept up to date, whatever becomes of the agents.
+    api.put(AGENT, mk_agent("False"));
+    let mut configuration = api.get(CONFIGURATION).unwrap();
+    configuration["webhooks"][0]["clientConfig"]["caBundle"] = json!("b2xk");
+    api.put(CONFIGURATION, configuration);
+    leader.round(NOW + 4).await.unwrap();
+    assert_ne!(bundle(), "b2xk");
 }
 
 #[tokio::test]

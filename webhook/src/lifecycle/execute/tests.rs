@@ -49,6 +49,10 @@ fn target(name: &str) -> Target {
     Target { name: name.to_owned(), uid: Some("u".to_owned()), version: Some("1".to_owned()) }
 }
 
+fn expired() -> Expired {
+    Expired { image: "image".to_owned(), since: 7 }
+}
+
 const PATH: &str = "/apis/kuik.enix.io/v1alpha1/cachedimages";
 
 #[tokio::test(start_paused = true)]
@@ -59,10 +63,10 @@ async fn each_action_is_one_request() {
         step(Action::CreateImage(object("a", "1"))),
         step(Action::PatchImage(target("b"), patch)),
         status("c", "1"),
-        step(Action::DeleteImage(target("d"), Some("image".to_owned()))),
+        step(Action::DeleteImage(target("d"), Some(expired()))),
     ];
     let (expired, is_more) = executor.execute(steps.to_vec()).await;
-    assert_eq!((expired, is_more), (vec!["image".to_owned()], false));
+    assert_eq!((expired, is_more), (vec![self::expired()], false));
     let mut requests = take(&requests);
     requests.sort();
     let expected = [format!("DELETE {PATH}/d?"), format!("PATCH {PATH}/b?"), format!("POST {PATH}?"), format!("PUT {PATH}/c/status?")];
@@ -86,12 +90,30 @@ async fn an_object_is_left_alone_until_another_version_of_it_is_seen_or_for_five
 async fn who_comes_too_late_waits_for_what_is_new() {
     for code in [404, 409] {
         let (mut executor, requests) = executor(code);
-        let (expired, _) = executor.execute(vec![step(Action::DeleteImage(target("a"), Some("image".to_owned())))]).await;
+        let (expired, _) = executor.execute(vec![step(Action::DeleteImage(target("a"), Some(expired())))]).await;
         assert!(expired.is_empty(), "it was not deleted by us");
         executor.execute(vec![status("a", "1")]).await;
         assert_eq!(take(&requests).len(), 1);
         executor.execute(vec![status("a", "2")]).await;
         assert_eq!(take(&requests).len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_made_for_want_of_a_definition_has_failed() {
+    for (code, pause) in [(404, 10), (409, 5)] {
+        let (mut executor, requests) = executor(code);
+        let create = || vec![step(Action::CreateImage(object("a", "1")))];
+        executor.execute(create()).await;
+        tokio::time::advance(Duration::from_secs(5)).await;
+        executor.execute(create()).await;
+        assert_eq!(take(&requests).len(), 2);
+        tokio::time::advance(Duration::from_secs(pause - 1)).await;
+        executor.execute(create()).await;
+        assert!(take(&requests).is_empty(), "{code}");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        executor.execute(create()).await;
+        assert_eq!(take(&requests).len(), 1, "{code}");
     }
 }
 

@@ -91,6 +91,7 @@ impl Server {
             (&Method::GET, None, _) => (404, json!({})),
             (&Method::GET, Some(lease), _) => (200, lease.clone()),
             (&Method::POST, Some(_), _) => (409, json!({})),
+            (&Method::PUT, None, _) => (404, json!({})),
             (&Method::PUT, Some(old), Some(new)) if version(old) != version(&new) => (409, json!({})),
             (_, old, Some(mut new)) => {
                 new["metadata"]["resourceVersion"] = json!((old.as_ref().map_or(0, version) + 1).to_string());
@@ -224,4 +225,34 @@ async fn somebody_may_write_to_the_lease_and_leave_us_the_holder() {
     server.lease.lock().unwrap().as_mut().unwrap()["metadata"]["resourceVersion"] = json!("77");
     sleep(Duration::from_secs(60)).await;
     assert!(*first.works.borrow());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_lease_is_gone_does_not_wait_until_it_would_have_expired() {
+    let (server, mut tasks) = (Server::default(), JoinSet::new());
+    let mut first = replica(&mut tasks, &server, 1);
+    first.leads().await;
+    *server.lease.lock().unwrap() = None;
+    sleep(RENEW_EVERY + Duration::from_millis(1)).await;
+    assert_eq!(server.holder(), "webhook-1_10.0.0.1", "it is elected anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_work_ends_gives_the_lease_back_and_lets_others_take_it() {
+    let (server, mut tasks) = (Server::default(), JoinSet::new());
+    let names = mock::names("webhook-1", "10.0.0.1");
+    let lease = server.clone();
+    let client = mock::client(move |method, _, body| {
+        let answer = lease.answer(&method, body);
+        async move { answer }
+    });
+    tasks.spawn(async move {
+        let elector = Elector::new(client, &names, Board::default());
+        elector.run(&CancellationToken::new(), |_| sleep(Duration::from_secs(2))).await;
+    });
+    sleep(Duration::from_secs(1)).await;
+    let mut second = replica(&mut tasks, &server, 2);
+    let start = Instant::now();
+    second.leads().await;
+    assert!(start.elapsed() <= Duration::from_secs(2), "{:?}", start.elapsed());
 }

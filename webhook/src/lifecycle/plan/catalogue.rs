@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt as _;
-use kuik_crd::names::{MANAGED_BY, MANAGED_BY_LABEL};
-use kuik_crd::{CachedImage, ImageError, object_name, object_name_hashed};
+use kuik_crd::names::{GROUP, MANAGED_BY, MANAGED_BY_LABEL, V1_IMAGE_FINALIZER};
+use kuik_crd::{CachedImage, ImageError, object_name_hashed};
 
 use crate::lifecycle::mirror::Objects;
-use crate::lifecycle::world::Reference;
+use crate::lifecycle::world::{Reference, References};
 
 /// All objects that are for one image.
 #[derive(Debug)]
 pub(super) struct Group<'a> {
-    pub(super) reference: Reference,
+    pub(super) reference: Arc<Reference>,
     /// The one with the right name that is not being deleted.
     right: Option<&'a CachedImage>,
     /// Those with other names.
@@ -32,7 +33,7 @@ impl<'a> Group<'a> {
         if object.metadata.deletion_timestamp.is_some() {
             return self.terminating.push(object);
         }
-        if name == object_name(&self.reference.image) {
+        if name == self.reference.name {
             self.wrong.extend(self.right.replace(object));
         } else if self.right.is_none() && name == object_name_hashed(&self.reference.image) {
             self.right = Some(object);
@@ -54,18 +55,19 @@ pub(super) struct Catalogue<'a> {
 }
 
 impl<'a> Catalogue<'a> {
-    pub(super) fn new(images: &'a Objects<CachedImage>) -> Self {
+    pub(super) fn new(images: &'a Objects<CachedImage>, references: &mut References) -> Self {
         let mut catalogue = Self { all: images, groups: BTreeMap::new(), by_digest: HashMap::new(), invalid: Vec::new() };
         for object in images.values() {
-            match object.spec.source_image.parse() {
-                Ok(image) => catalogue.add(Reference::new(image), object),
+            match references.get(&object.spec.source_image) {
+                Ok(reference) => catalogue.add(reference, object),
                 Err(error) => catalogue.invalid.push((object, error)),
             }
         }
+        references.prune(images.len());
         catalogue
     }
 
-    fn add(&mut self, reference: Reference, object: &'a CachedImage) {
+    fn add(&mut self, reference: Arc<Reference>, object: &'a CachedImage) {
         let digests = &mut self.by_digest;
         let group = self.groups.entry(reference.text.clone()).or_insert_with(|| {
             if let Some(digest) = &reference.digest {
@@ -93,7 +95,7 @@ impl<'a> Catalogue<'a> {
 
     /// The name of a new object for an image; nothing while an object that is being deleted has it.
     pub(super) fn free_name(&self, reference: &Reference) -> Option<String> {
-        let names = [object_name(&reference.image), object_name_hashed(&reference.image)];
+        let names = [reference.name.clone(), object_name_hashed(&reference.image)];
         let is_for_it =
             |object: &CachedImage| object.spec.source_image.parse().is_ok_and(|image: kuik_crd::Image| image == reference.image);
         for name in names {
@@ -109,5 +111,20 @@ impl<'a> Catalogue<'a> {
 
 /// Whether copies of the image are kept although nothing uses it: it is retained, or somebody made the object by hand.
 pub(super) fn is_kept(object: &CachedImage) -> bool {
-    object.spec.retain || object.labels().get(MANAGED_BY_LABEL).is_none_or(|by| by != MANAGED_BY)
+    object.spec.retain || is_made_by_hand(object)
+}
+
+/// Whether neither we made the object nor kuik v1, which made one for every image that a pod ever used.
+pub(super) fn is_made_by_hand(object: &CachedImage) -> bool {
+    object.labels().get(MANAGED_BY_LABEL).map_or_else(|| object.spec.retain || !is_v1s(object), |by| by != MANAGED_BY)
+}
+
+/// Whether the object is as kuik v1 left it.
+pub(super) fn is_v1s(object: &CachedImage) -> bool {
+    object.finalizers().iter().any(|one| one == V1_IMAGE_FINALIZER) || object.owner_references().iter().any(is_v1_owner)
+}
+
+/// Whether the owner is a `Repository` of kuik v1.
+pub(super) fn is_v1_owner(owner: &OwnerReference) -> bool {
+    owner.kind == "Repository" && owner.api_version.split_once('/').is_some_and(|(group, _)| group == GROUP)
 }

@@ -18,6 +18,9 @@ pub(super) struct Saying {
 pub(super) fn set(conditions: &mut Vec<Condition>, sayings: impl IntoIterator<Item = Saying>, now: u64) {
     for Saying { type_, status, reason, message } in sayings {
         let old = conditions.iter().find(|old| old.type_ == type_);
+        if old.is_some_and(|old| (old.status.as_str(), old.reason.as_str(), &old.message) == (status, reason, &message)) {
+            continue;
+        }
         let since = old.filter(|old| old.status == status).map_or_else(|| time(now), |old| old.last_transition_time.clone());
         let new = Condition {
             type_: type_.to_owned(),

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use kube::ResourceExt as _;
-use kuik_crd::names::{FORCE_UPDATE_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL, REPOSITORY_LABEL, V1_IMAGE_FINALIZER};
-use kuik_crd::{CachedImage, CachedImageSpec, repository_label};
+use kuik_crd::names::{FORCE_UPDATE_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL, REPOSITORY_LABEL};
+use kuik_crd::{CachedImage, CachedImageSpec};
 
-use super::catalogue::{Group, is_kept};
+use super::catalogue::{Group, is_kept, is_made_by_hand, is_v1s};
 use super::edit::Edit;
 use super::status::{image_status, invalid_status, is_worth_writing, terminating_status};
-use super::{Action, Context, Note, Step, Target};
+use super::{Action, Context, Expired, Note, Step, Target};
 use crate::lifecycle::usage::Users;
 use crate::lifecycle::world::{Memory, Reference, seconds, time};
 
@@ -28,7 +28,7 @@ pub(super) fn steps(context: &Context<'_>, memory: &mut Memory) -> Vec<Step> {
     }
     for (object, error) in &context.catalogue.invalid {
         let new = invalid_status(object, error, context.now);
-        steps.extend(without_v1_finalizer(object).or_else(|| status_step(object, new)));
+        steps.extend(freed_of_v1(object).or_else(|| status_step(object, new)));
     }
     let is_forced = |name: &str| context.world.images.get(name).is_some_and(|object| wants_update(object));
     memory.forced.retain(|name, _| is_forced(name));
@@ -45,7 +45,7 @@ fn create_used(context: &Context<'_>, text: &str) -> Option<Step> {
     let mut object = CachedImage::new(&name, CachedImageSpec { source_image: text.to_owned(), ..CachedImageSpec::default() });
     let labels = object.labels_mut();
     labels.insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
-    labels.insert(REPOSITORY_LABEL.to_owned(), repository_label(reference.image.repository()));
+    labels.insert(REPOSITORY_LABEL.to_owned(), reference.label);
     Some(Step { action: Action::CreateImage(Box::new(object)), notes: Vec::new() })
 }
 
@@ -54,7 +54,7 @@ fn group_steps(context: &Context<'_>, memory: &mut Memory, group: &Group<'_>, us
     let mut steps: Vec<Step> = Vec::new();
     for object in &group.terminating {
         let new = terminating_status(object);
-        steps.extend(without_v1_finalizer(object).or_else(|| status_step(object, (new, Vec::new()))));
+        steps.extend(freed_of_v1(object).or_else(|| status_step(object, (new, Vec::new()))));
     }
     let Some(right) = group.right() else {
         let first = group.wrong.first().copied();
@@ -77,7 +77,10 @@ fn rename(context: &Context<'_>, reference: &Reference, wrong: &CachedImage) -> 
     object.metadata.labels.clone_from(&wrong.metadata.labels);
     object.metadata.annotations.clone_from(&wrong.metadata.annotations);
     object.annotations_mut().remove(LAST_APPLIED);
-    object.labels_mut().insert(REPOSITORY_LABEL.to_owned(), repository_label(reference.image.repository()));
+    object.labels_mut().insert(REPOSITORY_LABEL.to_owned(), reference.label.clone());
+    if !is_kept(wrong) {
+        object.labels_mut().insert(MANAGED_BY_LABEL.to_owned(), MANAGED_BY.to_owned());
+    }
     let text = format!("replaces {}, which is not the name for this image", wrong.name_any());
     Some(Step { action: Action::CreateImage(Box::new(object)), notes: vec![Note::normal("Renamed", text)] })
 }
@@ -88,14 +91,11 @@ fn adopt(right: &CachedImage, wrong: &[&CachedImage]) -> Option<Step> {
     if !right.spec.retain && wrong.iter().any(|wrong| wrong.spec.retain) {
         edit.retain();
     }
-    if right.labels().contains_key(MANAGED_BY_LABEL) && !is_made_by_hand(right) && wrong.iter().any(|wrong| is_made_by_hand(wrong)) {
+    if !is_made_by_hand(right) && wrong.iter().any(|wrong| is_made_by_hand(wrong)) {
+        edit.take_from_v1(right);
         edit.label(MANAGED_BY_LABEL, None);
     }
     edit.step(right)
-}
-
-fn is_made_by_hand(object: &CachedImage) -> bool {
-    object.labels().get(MANAGED_BY_LABEL).is_none_or(|by| by != MANAGED_BY)
 }
 
 /// The one write that the object of an image needs most.
@@ -109,13 +109,16 @@ fn step(
     let expires = object.spec.expires_at.as_ref().map(seconds);
     if users.is_none() && !object.spec.retain && expires.is_some_and(|at| at <= context.now) && context.may_delete() {
         let notes = vec![Note::normal("Expired", "nothing has used it until its expiry: it is deleted".to_owned())];
-        return Some(Step { action: Action::DeleteImage(Target::of(object), Some(reference.text.clone())), notes });
+        let gone = Expired { image: reference.held_as(), since: unused_since(context, object) };
+        return Some(Step { action: Action::DeleteImage(Target::of(object), Some(gone)), notes });
     }
     let mut edit = Edit::default();
-    edit.remove_finalizer(object, V1_IMAGE_FINALIZER);
-    let label = repository_label(reference.image.repository());
-    if object.labels().get(REPOSITORY_LABEL) != Some(&label) {
-        edit.label(REPOSITORY_LABEL, Some(label));
+    edit.take_from_v1(object);
+    if is_v1s(object) && !is_kept(object) {
+        edit.label(MANAGED_BY_LABEL, Some(MANAGED_BY.to_owned()));
+    }
+    if object.labels().get(REPOSITORY_LABEL) != Some(&reference.label) {
+        edit.label(REPOSITORY_LABEL, Some(reference.label.clone()));
     }
     if is_update_done(context, memory, reference, object) {
         edit.remove_annotation(FORCE_UPDATE_ANNOTATION);
@@ -130,6 +133,14 @@ fn step(
         (true, None) | (false, Some(_)) => {}
     }
     edit.step(object).or_else(|| status_step(object, image_status(context, reference, object, users)))
+}
+
+/// Since when nothing has used an image that has expired: its expiry was set then.
+fn unused_since(context: &Context<'_>, object: &CachedImage) -> u64 {
+    let expires = object.spec.expires_at.as_ref().map_or(context.now, seconds);
+    let set_at = expires.saturating_sub(context.world.settings.expiry_delay.as_secs());
+    let created = object.metadata.creation_timestamp.as_ref().map_or(0, seconds);
+    set_at.max(created).min(context.now)
 }
 
 /// Whether `forceUpdate` was asked for and done: all nodes that hold the image have asked upstream since, or had the time to.
@@ -150,16 +161,14 @@ fn wants_update(object: &CachedImage) -> bool {
     object.annotations().get(FORCE_UPDATE_ANNOTATION).is_some_and(|value| value == "true")
 }
 
-fn without_v1_finalizer(object: &CachedImage) -> Option<Step> {
+fn freed_of_v1(object: &CachedImage) -> Option<Step> {
     let mut edit = Edit::default();
-    edit.remove_finalizer(object, V1_IMAGE_FINALIZER);
+    edit.take_from_v1(object);
     edit.step(object)
 }
 
-fn status_step(object: &CachedImage, (new, notes): (kuik_crd::CachedImageStatus, Vec<Note>)) -> Option<Step> {
-    let old = object.status.clone().unwrap_or_default();
-    let is_new = object.status.is_none();
-    (is_new || is_worth_writing(&old, &new)).then(|| {
+fn status_step(object: &CachedImage, (mut new, notes): (kuik_crd::CachedImageStatus, Vec<Note>)) -> Option<Step> {
+    object.status.as_ref().is_none_or(|old| is_worth_writing(old, &mut new)).then(|| {
         let mut object = object.clone();
         object.status = Some(new);
         Step { action: Action::WriteImageStatus(Box::new(object)), notes }

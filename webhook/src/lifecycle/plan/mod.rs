@@ -53,11 +53,20 @@ pub(super) enum Action {
     /// A merge patch that names the version that it is for.
     PatchImage(Target, Value),
     WriteImageStatus(Box<CachedImage>),
-    /// With the image to forget when it goes because it expired.
-    DeleteImage(Target, Option<String>),
+    /// With what is to be forgotten when it goes because it expired.
+    DeleteImage(Target, Option<Expired>),
     CreateNodeCache(Box<NodeCache>),
     WriteNodeCacheStatus(Box<NodeCache>),
     DeleteNodeCache(Target),
+}
+
+/// An image that nothing has used for long enough.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Expired {
+    /// As agents report it.
+    pub(super) image: String,
+    /// Since when nothing has used it, in seconds since 1970. What a node has used after that is not to be dropped.
+    pub(super) since: u64,
 }
 
 /// An object as it was when the plan was made.
@@ -119,7 +128,7 @@ struct Context<'a> {
 impl<'a> Context<'a> {
     fn new(world: &'a World, memory: &mut Memory, now: u64) -> Self {
         memory.settled = memory.settled || world.has_settled(now);
-        let catalogue = Catalogue::new(&world.images);
+        let catalogue = Catalogue::new(&world.images, &mut memory.references);
         let candidates = world.candidates(now);
         let mut keepers = HashMap::new();
         for (text, group) in catalogue.groups() {
@@ -149,7 +158,9 @@ impl<'a> Context<'a> {
 pub(super) fn plan(world: &World, memory: &mut Memory, now: u64) -> Plan {
     let context = Context::new(world, memory, now);
     let is_there = |text: &str| context.catalogue.get(text).is_some() || context.usage.contains_key(text);
-    memory.tombstones.ripen(now, world.watches_work, world.images.len(), is_there);
+    let by_digest = |text: &str, (repository, digest): (&str, &str)| context.catalogue.matching(text, repository, digest).next().is_some();
+    let is_needed = |text: &str| is_there(text) || text.split_once('@').is_some_and(|parts| by_digest(text, parts));
+    memory.tombstones.ripen(now, world.watches_work, world.images.len(), is_needed);
     memory.forget_keepers(is_there);
     let mut steps = images::steps(&context, memory);
     steps.extend(nodes::steps(&context));

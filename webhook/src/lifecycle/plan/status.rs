@@ -1,6 +1,6 @@
 //! The status of a `CachedImage`, from who uses it and what the agents report.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kuik_crd::control::UpstreamState;
 use kuik_crd::{CachedImage, CachedImageStatus, CopyState, ImageCopy, ImageError, Phase, human_size};
@@ -29,7 +29,8 @@ pub(super) fn image_status(
     object: &CachedImage,
     users: Option<&Users<'_>>,
 ) -> (CachedImageStatus, Vec<Note>) {
-    let old = object.status.clone().unwrap_or_default();
+    let none = CachedImageStatus::default();
+    let old = object.status.as_ref().unwrap_or(&none);
     let mut new = old.clone();
     new.used_by = Some(users.map(Users::used_by).unwrap_or_default());
     if !context.settled {
@@ -59,7 +60,7 @@ pub(super) fn image_status(
         conditions::upstream(upstream(&copies), reference.digest.is_some()),
     ];
     conditions::set(&mut new.conditions, sayings, context.now);
-    let notes = notes(&old, &new, error);
+    let notes = notes(old, &new, error);
     (new, notes)
 }
 
@@ -174,21 +175,25 @@ pub(super) fn terminating_status(object: &CachedImage) -> CachedImageStatus {
 }
 
 /// Whether there is anything new, apart from times that a reader can do without for a while.
-pub(super) fn is_worth_writing(old: &CachedImageStatus, new: &CachedImageStatus) -> bool {
-    let lags = |old: &Option<Time>, new: &Option<Time>| match (old, new) {
-        (Some(old), Some(new)) => new.0.duration_since(old.0).abs() >= TIMES_LAG,
-        _ => old != new,
+pub(super) fn is_worth_writing(old: &CachedImageStatus, new: &mut CachedImageStatus) -> bool {
+    let times = |status: &CachedImageStatus| {
+        [&status.last_seen_upstream, &status.last_sync, &status.last_successful_pull].map(|time| time.as_ref().map(|time| time.0))
     };
-    let same_times = CachedImageStatus {
-        last_seen_upstream: old.last_seen_upstream.clone(),
-        last_sync: old.last_sync.clone(),
-        last_successful_pull: old.last_successful_pull.clone(),
-        ..new.clone()
+    let lag = times(old).into_iter().zip(times(new)).any(|pair| match pair {
+        (Some(old), Some(new)) => new.duration_since(old).abs() >= TIMES_LAG,
+        (old, new) => old != new,
+    });
+    if lag {
+        return true;
+    }
+    let put = |status: &mut CachedImageStatus, [seen, sync, pull]: [Option<Timestamp>; 3]| {
+        (status.last_seen_upstream, status.last_sync, status.last_successful_pull) = (seen.map(Time), sync.map(Time), pull.map(Time));
     };
-    *old != same_times
-        || lags(&old.last_seen_upstream, &new.last_seen_upstream)
-        || lags(&old.last_sync, &new.last_sync)
-        || lags(&old.last_successful_pull, &new.last_successful_pull)
+    let fresh = times(new);
+    put(new, times(old));
+    let differs = old != new;
+    put(new, fresh);
+    differs
 }
 
 fn raise(field: &mut Option<Time>, at: u64) {

@@ -5,7 +5,7 @@
 //! `CachedImage`s has been steady for [`STEADY_SECONDS`]: somebody may be about to bring back what a deleted definition took away.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use kube::ResourceExt as _;
 use kuik_crd::CachedImage;
@@ -53,6 +53,7 @@ pub(super) fn wishes(context: &Context<'_>, memory: &mut Memory) -> Wishes {
         for held in state.images.values() {
             held_wishes(context, memory, &users, Copy { node, held }, desired);
         }
+        pin_digests(&users, node, desired);
     }
     let agents = ready.iter().filter_map(|(node, agent)| {
         Some(Agent { node: (*node).to_owned(), zone: context.world.zone(node), address: agent.address.clone()? })
@@ -74,7 +75,9 @@ fn keepers(context: &Context<'_>, memory: &mut Memory, text: &str, group: &Group
     // Best where some of it is, and where it runs.
     match copies.iter().map(|copy| copy.node).min() {
         Some(node) => vec![node.to_owned()],
-        None => memory.keepers(text, &context.candidates, 1),
+        None if context.usage.contains_key(text) => memory.keepers(text, &context.candidates, 1),
+        // Nobody misses it.
+        None => Vec::new(),
     }
 }
 
@@ -87,18 +90,36 @@ fn is_refused(context: &Context<'_>, group: &Group<'_>) -> bool {
 /// Who uses images by digest, by repository and digest.
 #[derive(Debug)]
 struct UsersByDigest<'a> {
-    users: HashMap<(Cow<'a, str>, &'a str), Vec<&'a Users<'a>>>,
+    users: BTreeMap<(Cow<'a, str>, &'a str), Vec<&'a Users<'a>>>,
 }
 
 impl<'a> UsersByDigest<'a> {
     fn new(context: &'a Context<'a>) -> Self {
-        let mut users: HashMap<_, Vec<_>> = HashMap::new();
+        let mut users: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (text, of_it) in &context.usage {
             if let Some((_, digest)) = text.split_once('@') {
                 users.entry((repository(&Cow::Borrowed(*text)), digest)).or_default().push(of_it);
             }
         }
         Self { users }
+    }
+}
+
+/// Pins what is used by digest in a repository of which the node is to drop something. Agents do not list a platform's manifest that they
+/// hold as a part of an index, so that nothing else would tell them that it is needed.
+fn pin_digests(by_digest: &UsersByDigest<'_>, node: &str, desired: &mut Desired) {
+    let dropped: BTreeSet<String> = desired.drop.iter().map(|drop| repository(&meant(&drop.image)).into_owned()).collect();
+    let pinned: HashSet<String> = desired.pins.iter().map(|pin| pin.image.clone()).collect();
+    for repository in dropped {
+        let from = (Cow::Borrowed(repository.as_str()), "");
+        for ((_, digest), users) in by_digest.users.range(from..).take_while(|((of, _), _)| *of == repository) {
+            let image = format!("{repository}@{digest}");
+            if !pinned.contains(&image) {
+                let is_here = users.iter().any(|users| users.nodes.contains(node));
+                let reason = if is_here { PinReason::UsedHere } else { PinReason::UsedElsewhere };
+                desired.pins.push(Pin { image, reasons: vec![reason] });
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Creation, expiry, deletion.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
 use super::*;
 use crate::lifecycle::world::SETTLE_SECONDS;
 
@@ -107,6 +109,78 @@ fn a_finalizer_of_kuik_v1_is_removed_and_others_stay() {
     };
     let lab = Lab::new(1).object(NGINX_NAME, NGINX, finalizers).settle();
     assert_eq!(lab.get(NGINX).unwrap().finalizers(), ["other.io/keep"]);
+}
+
+/// An owner of v1's.
+fn repository() -> OwnerReference {
+    let name = "docker.io-library-nginx".to_owned();
+    let uid = "0b9e4f0c".to_owned();
+    OwnerReference {
+        api_version: "kuik.enix.io/v1alpha1".to_owned(),
+        kind: "Repository".to_owned(),
+        name,
+        uid,
+        ..OwnerReference::default()
+    }
+}
+
+#[test]
+fn an_object_of_kuik_v1_is_ours_and_does_not_go_with_its_repository() {
+    let others = OwnerReference { api_version: "apps/v1".to_owned(), kind: "Deployment".to_owned(), ..repository() };
+    let owned = |object: &mut CachedImage| object.metadata.owner_references = Some(vec![repository(), others.clone()]);
+    let held = |object: &mut CachedImage| object.metadata.finalizers = Some(vec!["cachedimage.kuik.enix.io/finalizer".to_owned()]);
+    for (name, is_held) in [(NGINX_NAME, true), (NGINX_NAME, false), ("of-v1", true), ("of-v1", false)] {
+        let mut lab = Lab::new(3).object(name, NGINX, owned);
+        if is_held {
+            lab = lab.object(name, NGINX, |object| {
+                owned(object);
+                held(object);
+            });
+        }
+        let desired = lab.plan().wishes.unwrap().desired;
+        assert!(desired.values().all(|desired| desired.keep.is_empty()), "not even for a moment");
+        let lab = lab.settle();
+        let object = lab.get(NGINX).unwrap();
+        assert_eq!(object.labels()[MANAGED_BY_LABEL], MANAGED_BY);
+        assert!(object.finalizers().is_empty());
+        assert!(object.owner_references().iter().all(|owner| owner.kind != "Repository"));
+        assert_eq!(object.owner_references().len(), usize::from(name == NGINX_NAME));
+        let patches = lab.written.iter().filter(|write| write.starts_with(&format!("patch {NGINX_NAME}"))).count();
+        assert_eq!(patches, 1, "{:?}", lab.written);
+    }
+}
+
+#[test]
+fn a_retained_object_of_kuik_v1_stays_somebodys() {
+    let lab = Lab::new(1).object(NGINX_NAME, NGINX, |object| {
+        object.metadata.owner_references = Some(vec![repository()]);
+        object.spec.retain = true;
+    });
+    let lab = lab.settle();
+    let object = lab.get(NGINX).unwrap();
+    assert!(object.owner_references().is_empty() && !object.labels().contains_key(MANAGED_BY_LABEL));
+}
+
+#[test]
+fn an_object_made_by_hand_is_not_lost_to_one_of_kuik_v1() {
+    let v1 = |object: &mut CachedImage| object.metadata.owner_references = Some(vec![repository()]);
+    for (v1s, mine) in [(NGINX_NAME, "my-nginx"), ("of-v1", NGINX_NAME)] {
+        let lab = Lab::new(1).object(v1s, NGINX, v1).object(mine, NGINX, |_| ()).settle();
+        let object = lab.get(NGINX).unwrap();
+        assert_eq!(lab.names(), [NGINX_NAME]);
+        assert!(object.owner_references().is_empty() && !object.labels().contains_key(MANAGED_BY_LABEL), "{v1s}");
+    }
+}
+
+#[test]
+fn nothing_is_written_about_copies_while_no_agent_is_ready_yet() {
+    let mut lab = Lab::new(1).image(NGINX).agent("n1", false);
+    lab.world.led_since = START;
+    assert!(lab.plan().wishes.is_none());
+    let mut lab = lab.after(SETTLE_SECONDS - 1);
+    assert!(lab.plan().wishes.is_none());
+    let mut lab = lab.after(1);
+    assert!(lab.plan().wishes.is_some());
 }
 
 #[test]

@@ -196,8 +196,8 @@ impl Lab {
             Action::DeleteImage(target, expired) => {
                 self.named(&target);
                 Arc::make_mut(&mut self.world.images).remove(target.name.as_str());
-                if let Some(image) = expired {
-                    self.memory.tombstones.expired(image, self.now);
+                if let Some(expired) = expired {
+                    self.memory.tombstones.expired(expired, self.now);
                 }
             }
             Action::CreateNodeCache(object) | Action::WriteNodeCacheStatus(object) => {

@@ -1,9 +1,10 @@
 //! What the agents are told.
 
 use super::*;
+use crate::lifecycle::plan::Expired;
 use crate::lifecycle::plan::wishes::STEADY_SECONDS;
 use kuik_crd::control::PinReason::{self, GoneUpstream, LastCopy, Retained, UsedElsewhere, UsedHere};
-use kuik_crd::control::{Drop, Refresh};
+use kuik_crd::control::{Drop, Pin, Refresh};
 
 fn pins(lab: &mut Lab, node: &str) -> Vec<PinReason> {
     lab.desired(node).pins.into_iter().flat_map(|pin| pin.reasons).collect()
@@ -24,7 +25,7 @@ fn deleted(mut lab: Lab, source: &str) -> Lab {
     let name = object_name(&source.parse().unwrap());
     Arc::make_mut(&mut lab.world.images).remove(name.as_str());
     let now = lab.now;
-    lab.memory.tombstones.deleted(source.to_owned(), now);
+    lab.memory.tombstones.deleted(source.to_owned(), false, now);
     lab
 }
 
@@ -72,9 +73,8 @@ fn an_image_that_is_used_and_that_no_node_gets_is_fetched_by_one_of_our_choice()
 }
 
 #[test]
-fn an_image_whose_layers_the_runtime_had_already_is_completed_where_its_manifests_are() {
-    let lab = Lab::new(3).pod("a/1", "n2", &[NGINX]).report("n2", &[part(NGINX)]).settle();
-    let mut lab = lab.without_pod("a/1").settle().after(61);
+fn an_image_of_which_a_node_has_a_part_is_fetched_there_even_if_its_pods_are_gone() {
+    let mut lab = Lab::new(3).image(NGINX).report("n2", &[part(NGINX)]).settle().after(61);
     assert_eq!(keepers(&mut lab, NGINX), ["n2"]);
     let mut lab = lab.report("n2", &[whole(NGINX)]);
     assert!(keepers(&mut lab, NGINX).is_empty());
@@ -119,7 +119,7 @@ fn pins_say_why_an_image_is_needed() {
 fn what_a_pod_uses_by_digest_is_needed_whatever_its_tag() {
     let source = format!("docker.io/library/nginx@{DIGEST}");
     let mut lab = Lab::new(1).pod("a/1", "n1", &[&source]).report("n1", &[whole(NGINX)]).settle();
-    lab.memory.tombstones.expired(NGINX.to_owned(), START);
+    lab.memory.tombstones.expired(Expired { image: NGINX.to_owned(), since: START }, START);
     assert_eq!(pins(&mut lab, "n1"), [UsedHere, LastCopy]);
     assert!(drops(&mut lab).is_empty());
 }
@@ -132,10 +132,10 @@ fn what_nobody_needs_has_no_pin() {
 
 #[test]
 fn an_image_that_expired_is_dropped_where_it_was_not_used_since() {
-    let late = Held { used_at: START + DELAY + 5, ..whole(NGINX) };
+    let late = Held { used_at: START + 5, ..whole(NGINX) };
     let lab = Lab::new(2).image(NGINX).report("n1", &[whole(NGINX)]).report("n2", &[late]).settle();
     let mut lab = lab.after(DELAY).settle();
-    assert_eq!(drops(&mut lab), [Drop { image: NGINX.to_owned(), unused_since: START + DELAY }]);
+    assert_eq!(drops(&mut lab), [Drop { image: NGINX.to_owned(), unused_since: START }]);
     assert!(lab.desired("n2").drop.is_empty());
     let mut lab = lab.pod("a/1", "n1", &[NGINX]);
     assert!(drops(&mut lab).is_empty(), "used again");
@@ -195,4 +195,56 @@ fn wishes_stay_the_same_while_nothing_changes() {
     let mut lab = lab.after(20);
     assert!(!drops(&mut lab).is_empty());
     assert_eq!(lab.plan().wishes, before);
+}
+
+#[test]
+fn an_image_that_nobody_uses_and_nobody_has_is_not_fetched() {
+    let mut lab = Lab::new(3).image(NGINX).settle().after(61);
+    assert!(keepers(&mut lab, NGINX).is_empty());
+    let mut lab = lab.pod("a/1", "n1", &[NGINX]);
+    assert_eq!(keepers(&mut lab, NGINX).len(), 1);
+}
+
+#[test]
+fn an_image_that_expired_soon_after_it_was_made_is_unused_since_it_was_made() {
+    let lab = Lab::new(1).image(NGINX).change(NGINX, |object| object.spec.expires_at = Some(time(START + 30)));
+    let mut lab = lab.report("n1", &[whole(NGINX)]).settle().after(30).settle();
+    assert_eq!(drops(&mut lab), [Drop { image: NGINX.to_owned(), unused_since: START }]);
+}
+
+#[test]
+fn an_image_that_expired_with_tag_and_digest_is_dropped_as_agents_report_it() {
+    let (source, held) = (format!("{NGINX}@{DIGEST}"), format!("docker.io/library/nginx@{DIGEST}"));
+    let mut lab = Lab::new(1).image(&source).report("n1", &[whole(&held)]).settle().after(DELAY).settle();
+    assert_eq!(drops(&mut lab), [Drop { image: held.clone(), unused_since: START }]);
+    let mut lab = lab.pod("a/1", "n1", &[&source]).settle();
+    assert!(drops(&mut lab).is_empty());
+    assert_eq!(lab.memory.tombstones.get(&held), None, "it is there again");
+}
+
+#[test]
+fn what_is_used_by_digest_is_pinned_where_something_of_its_repository_is_dropped() {
+    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    let tagged = format!("docker.io/library/nginx:1@{}", digest("2"));
+    let lab = Lab::new(2).image(NGINX).report("n1", &[whole(NGINX), whole("docker.io/library/nginx:old")]);
+    let lab = lab.pod("a/1", "n1", &[&format!("docker.io/library/nginx@{}", digest("1"))]).pod("a/2", "n2", &[&tagged]);
+    let lab = lab.pod("a/3", "n1", &[&format!("docker.io/library/nginx-2@{}", digest("3"))]).settle();
+    let mut lab = lab;
+    assert!(lab.desired("n1").pins.iter().all(|pin| !pin.image.contains('@')), "nothing is dropped");
+    let mut lab = lab.after(DELAY).settle();
+    let desired = lab.desired("n1");
+    assert_eq!(desired.drop.len(), 2);
+    let pin = |digit: &str, reason| Pin { image: format!("docker.io/library/nginx@{}", digest(digit)), reasons: vec![reason] };
+    assert_eq!(desired.pins, [pin("1", UsedHere), pin("2", UsedElsewhere)]);
+    assert!(lab.desired("n2").pins.is_empty());
+}
+
+#[test]
+fn what_is_pinned_already_is_not_pinned_twice() {
+    let held = format!("docker.io/library/nginx@{DIGEST}");
+    let other = Held { digest: format!("sha256:{}", "1".repeat(64)), ..whole(NGINX) };
+    let lab = Lab::new(1).image(NGINX).pod("a/1", "n1", &[&held]).report("n1", &[other, whole(&held)]);
+    let mut lab = lab.settle().after(DELAY).settle();
+    let desired = lab.desired("n1");
+    assert_eq!((desired.drop.len(), desired.pins), (1, vec![Pin { image: held, reasons: vec![UsedHere, LastCopy] }]));
 }
