@@ -29,7 +29,7 @@ pub enum Command {
 /// The flags of `serve`.
 #[derive(Debug, Clone, ClapArgs)]
 pub struct ServeArgs {
-    /// Answer admission reviews at this address, by HTTPS; [::] is every address, of IPv4 too
+    /// Answer admission reviews at this address, by HTTPS; the default is every address, of IPv4 too
     #[arg(long, value_name = "IP:PORT", env = "KUIK_ADMISSION_LISTEN", default_value = "[::]:8443")]
     pub admission_listen: Address,
 

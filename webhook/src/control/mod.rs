@@ -1,6 +1,6 @@
 //! The control API: what agents may ask, and what they tell. Every replica answers; those that do not lead pass each call on to the leader.
 //!
-//! A call, in order: `observe` counts it → `forward` sends it to the leader, if that is somebody else → [`Caller`] finds out which node speaks,
+//! A call, in order: `observe` counts it → `forward` sends it to the leader, if that is somebody else → `Caller` finds out which node speaks,
 //! by its token (`tokens` remembers what `review` was told by the API server) → `limits` → `poll` waits for news, or `report` takes some.
 
 mod forward;

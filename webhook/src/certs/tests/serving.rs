@@ -67,8 +67,8 @@ async fn ask(replica: &Replica) -> Result<String, reqwest::Error> {
 async fn rotation_fails_no_request_and_needs_no_restart() {
     let api = FakeApi::new();
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    // The certificate changes every 16 s, the authority after 38 s: with seconds to spare on a machine that does other things as well.
-    let lifetimes = Lifetimes { certificate: Duration::from_secs(24), authority: Duration::from_secs(50) };
+    // The certificate changes every 16 s, the authority after 34 s: with seconds to spare on a machine that does other things as well.
+    let lifetimes = Lifetimes { certificate: Duration::from_secs(24), authority: Duration::from_secs(45) };
     let replica = replica(&api, lifetimes, None, &tasks, &stop).await;
     let first = replica.certificates.ca_bundle().borrow().clone().unwrap();
     let rotated = AtomicBool::new(false);
