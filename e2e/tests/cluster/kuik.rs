@@ -71,8 +71,15 @@ impl<'a> Kuik<'a> {
 
     /// The pod as the API server would keep it.
     pub(crate) fn dry_run(&self, namespace: &str, pod: &Value) -> Result<Value> {
+        self.dry_run_all(namespace, pod)?.pop().context("kubectl must print the pod")
+    }
+
+    /// The pods of a list as the API server would keep them.
+    pub(crate) fn dry_run_all(&self, namespace: &str, list: &Value) -> Result<Vec<Value>> {
         let arguments = ["create", "-n", namespace, "--dry-run=server", "-o", "json", "-f", "-"];
-        Ok(serde_json::from_str(&self.kube.kubectl_with_input(&arguments, &pod.to_string())?)?)
+        let text = self.kube.kubectl_with_input(&arguments, &list.to_string())?;
+        // One document after the other, and no list.
+        Ok(serde_json::Deserializer::from_str(&text).into_iter().collect::<Result<_, _>>()?)
     }
 
     /// Pushes an image to the upstream under a repository that no other run of the tests has used; returns its reference.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use kuik_e2e::images;
 use kuik_e2e::kube::{deployment, pod, with_temp_ns};
 
@@ -72,8 +72,9 @@ pub(crate) fn admissions_until(kuik: &Kuik<'_>, mut done: impl FnMut() -> Result
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": pods });
     let mut count = 0;
     loop {
-        let admitted = kuik.dry_run("default", &list)?;
-        for pod in admitted["items"].as_array().context("a list of pods")? {
+        let admitted = kuik.dry_run_all("default", &list)?;
+        ensure!(admitted.len() == ROUND, "{} pods of {ROUND} were admitted", admitted.len());
+        for pod in &admitted {
             ensure!(image_of(pod).starts_with("localhost:7439/"), "pod {count} was admitted as it is");
             count += 1;
         }
