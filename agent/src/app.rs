@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
-use crate::config::{CacheConfig, Config};
+use crate::config::Config;
 use crate::control::{Control, Pace};
+use crate::disk::Disk;
 use crate::http::{self, AdminState, Limits, ProbeState, RegistryState, Server};
 use crate::metrics::{Metrics, StoreCollector};
 use crate::oci::Router;
@@ -76,19 +77,17 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     registered.register_collector(Box::new(StoreCollector(store.clone())));
 
     let listeners = bind(&config.listen, config.listen_is_default).await?;
-    let admin_listener = listen(config.admin_listen).await?;
-    let metrics_listener = match config.metrics_listen {
-        Some(address) => Some(listen(address).await?),
-        None => None,
-    };
+    let (admin_listener, metrics_listener) = bind_others(&config).await?;
     let tasks = TaskTracker::new();
     let preparing = upstream.clone();
     let cache = Cache::new(&config, store.clone(), upstream, Arc::clone(&metrics), &tasks);
     announce(&listeners, &admin_listener, metrics_listener.as_ref());
-    announce_limits(&config.cache);
+    // Before the first pull: what it may take must be known.
+    let disk = Disk::new(config.cache, &store, &cache, &metrics).await;
 
     let probes = ProbeState { readiness, registered: Arc::new(registered) };
-    let admin_state = AdminState { cache: cache.clone(), store: store.clone(), probes: probes.clone(), tasks: tasks.clone() };
+    let admin_state =
+        AdminState { cache: cache.clone(), store: store.clone(), disk: disk.clone(), probes: probes.clone(), tasks: tasks.clone() };
     let limits = Limits {
         connections: config.limits.max_connections,
         header_timeout: config.limits.header_timeout,
@@ -106,9 +105,13 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let mut upkeep = tokio::spawn(upkeep(store.clone()));
     let mending = tokio::spawn(mend(store.clone()));
     let control = match config.control {
-        Some(control) => Some(Control::start(control, config.node_name.as_deref(), &cache, &store, &metrics, Pace::default()).await),
+        Some(control) => {
+            let parts = (&cache, &store, &disk, &metrics);
+            Some(Control::start(control, config.node_name.as_deref(), parts, Pace::default()).await)
+        }
         None => None,
     };
+    let looking_after = tokio::spawn(disk.run(config.reload));
     let signal = tokio::select! {
         signal = stop.requested() => signal,
         ended = &mut upkeep => return Err(AppError::Upkeep(ended.err())),
@@ -127,6 +130,8 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let settled = tokio::time::timeout_at(settle_by, tasks.wait()).await.is_ok();
     upkeep.abort();
     mending.abort();
+    // Whatever it was at: a plan half carried out is as sound as one that crashed.
+    looking_after.abort();
     tokio::task::spawn_blocking(move || store.close()).await.map_err(AppError::Startup)?;
     tracing::info!(drained, settled, "stopped");
     Ok(())
@@ -153,6 +158,16 @@ async fn mend(store: Store) {
     if let Err(error) = store.mend().await {
         tracing::error!(error = %crate::telemetry::chain(&error), "the index could not be made anew");
     }
+}
+
+/// The admin port, and the one with probes and metrics alone.
+async fn bind_others(config: &Config) -> Result<(TcpListener, Option<TcpListener>), AppError> {
+    let admin = listen(config.admin_listen).await?;
+    let metrics = match config.metrics_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    Ok((admin, metrics))
 }
 
 /// Of the default addresses, and of loopbacks, one that this machine does not have is left out: many have no IPv6.
@@ -185,15 +200,6 @@ fn announce(listeners: &[TcpListener], admin: &TcpListener, metrics: Option<&Tcp
     let registry: Vec<String> = listeners.iter().map(address).collect();
     let (registry, metrics) = (registry.join(","), metrics.map(address));
     tracing::info!(registry, admin = address(admin), metrics, version = env!("CARGO_PKG_VERSION"), "listening");
-}
-
-/// Settings that this release takes and does not act on: whoever made them should know.
-fn announce_limits(cache: &CacheConfig) {
-    let CacheConfig { max_size, high_watermark, low_watermark, min_free, scope, is_set } = cache;
-    if *is_set {
-        let max_size = max_size.map(tracing::field::display);
-        tracing::info!(max_size, high_watermark, low_watermark, %min_free, ?scope, "limits of the cache are known and not acted on yet: nothing is evicted");
-    }
 }
 
 /// Every client, fill and blob being read takes a file descriptor; the soft limit is often 1024.

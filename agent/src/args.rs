@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::cli::{AdminAddress, ImageRef, Platform};
-use crate::config::{Address, ControlAddress, ControlUrl, Host, Span};
+use crate::config::{Address, Amount, ControlAddress, ControlUrl, Host, Span, Watermark};
 use crate::telemetry::{LogFilter, LogFormat};
 
 /// kube-image-keeper's node agent: a pull-through OCI registry in one process.
@@ -21,7 +21,7 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the registry until SIGTERM or SIGINT
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Fill the cache of the running agent with an image
     Pull(PullArgs),
     /// List the images that the running agent holds
@@ -30,6 +30,12 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Hash everything that the running agent holds, and quarantine what is wrong
     Verify(VerifyArgs),
+    /// Make room now: evict images down to the low watermark, and delete blobs that nothing references
+    Gc(GcArgs),
+    /// Have the running agent never evict an image
+    Pin(PinArgs),
+    /// Let the running agent evict an image again
+    Unpin(PinArgs),
 }
 
 /// The flags of `serve`. They overrule the configuration file.
@@ -80,6 +86,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DURATION", env = "KUIK_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<Span>,
 
+    /// What the cache may take of the disk.
+    #[command(flatten)]
+    pub cache: CacheArgs,
+
     /// Write the log as text or json
     #[arg(long, value_name = "FORMAT", env = "KUIK_LOG_FORMAT", value_enum, default_value_t, hide_possible_values = true)]
     pub log_format: LogFormat,
@@ -88,6 +98,38 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILTER", env = "KUIK_LOG", default_value = "info")]
     #[arg(help = "Log from this level on: off, error, warn, info, debug, trace, or by target: info,kuik_agent::store=debug")]
     pub log_level: LogFilter,
+}
+
+/// The flags of `serve` that say what the cache may take of the disk.
+#[derive(Debug, Clone, Copy, Default, ClapArgs)]
+pub struct CacheArgs {
+    /// Let the data directory take so much: 20Gi, 500M, bytes, or a share of its file system such as 30% [default: no limit]
+    #[arg(long, value_name = "AMOUNT", env = "KUIK_CACHE_MAX_SIZE")]
+    pub cache_max_size: Option<Amount>,
+
+    /// Begin to evict at this share of what the cache may take; above 0, up to 1 [default: 0.9]
+    #[arg(long, value_name = "SHARE", env = "KUIK_CACHE_HIGH_WATERMARK")]
+    pub cache_high_watermark: Option<Watermark>,
+
+    /// Stop to evict at this share, which is below the other [default: 0.8]
+    #[arg(long, value_name = "SHARE", env = "KUIK_CACHE_LOW_WATERMARK")]
+    pub cache_low_watermark: Option<Watermark>,
+
+    /// Leave so much of the file system free, whoever takes the rest: an amount as above [default: 10%]
+    #[arg(long, value_name = "AMOUNT", env = "KUIK_CACHE_MIN_FREE")]
+    pub cache_min_free: Option<Amount>,
+
+    /// Delete blobs that no manifest references when they were not used for so long [default: 1h]
+    #[arg(long, value_name = "DURATION", env = "KUIK_CACHE_ORPHAN_GRACE")]
+    pub cache_orphan_grace: Option<Span>,
+
+    /// Hash every stored blob anew once in so long; 0s never does [default: 7d]
+    #[arg(long, value_name = "DURATION", env = "KUIK_CACHE_SCRUB_INTERVAL")]
+    pub cache_scrub_interval: Option<Span>,
+
+    /// Read at most so many bytes in a second for that [default: 20Mi]
+    #[arg(long, value_name = "BYTES", env = "KUIK_CACHE_SCRUB_RATE")]
+    pub cache_scrub_rate: Option<Amount>,
 }
 
 /// The flags of `serve` that name the control API.
@@ -175,6 +217,30 @@ pub struct InspectArgs {
 /// The flags of `verify`.
 #[derive(Debug, ClapArgs)]
 pub struct VerifyArgs {
+    /// Which agent, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The flags of `gc`.
+#[derive(Debug, ClapArgs)]
+pub struct GcArgs {
+    /// Only say what would go, what would stay, and why
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Which agent, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// The flags of `pin` and `unpin`.
+#[derive(Debug, ClapArgs)]
+pub struct PinArgs {
+    /// The image, as for pull; pin it before or after it is pulled
+    #[arg(value_name = "REF")]
+    pub image: ImageRef,
+
     /// Which agent, and how to print.
     #[command(flatten)]
     pub client: ClientArgs,

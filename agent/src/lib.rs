@@ -18,6 +18,7 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod disk;
 pub mod http;
 pub mod metrics;
 pub mod oci;

@@ -1,5 +1,7 @@
 //! Every metric family, registered once. No label holds a digest, a tag or a repository; registries are counted by name up to a bound.
 
+mod disk;
+
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,7 +79,6 @@ pub struct Metrics {
     pub first_byte: Family<KindLabels, Histogram>,
     pub duration: Family<KindLabels, Histogram>,
     pub connections: Gauge,
-    pub pass_through: Counter,
     pub streams_detached: Counter,
     pub control_up: Gauge,
     control_last_success: Gauge,
@@ -86,6 +87,7 @@ pub struct Metrics {
     control_pulls: Family<WorkLabels, Counter>,
     dropped_images: Counter,
     dropped_bytes: Counter,
+    disk: disk::DiskMetrics,
     fills: Gauge,
     /// Of all registries together.
     fetched_total: AtomicU64,
@@ -107,7 +109,6 @@ impl Metrics {
             first_byte: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_25, 4.0, 9))),
             duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 4.0, 10))),
             connections: Gauge::default(),
-            pass_through: Counter::default(),
             streams_detached: Counter::default(),
             control_up: Gauge::default(),
             control_last_success: Gauge::default(),
@@ -116,6 +117,7 @@ impl Metrics {
             control_pulls: Family::default(),
             dropped_images: Counter::default(),
             dropped_bytes: Counter::default(),
+            disk: disk::DiskMetrics::default(),
             fills: Gauge::default(),
             fetched_total: AtomicU64::new(0),
             fetched_bytes: Family::default(),
@@ -137,7 +139,6 @@ impl Metrics {
         r.register_with_unit("first_byte", "Time until an answer began", Unit::Seconds, self.first_byte.clone());
         r.register_with_unit("request_duration", "Time until an answer was complete", Unit::Seconds, self.duration.clone());
         r.register("connections", "Open connections of clients", self.connections.clone());
-        r.register("pass_through_pulls", "Blobs served and not kept because the disk could not take them", self.pass_through.clone());
         r.register("detached_streams", "Responses that went on from upstream after the disk gave up", self.streams_detached.clone());
         r.register("fills_in_flight", "Blobs being fetched from upstream", self.fills.clone());
         r.register_with_unit("fetched", "Bytes received from upstream, by registry", Unit::Bytes, self.fetched_bytes.clone());
@@ -145,6 +146,7 @@ impl Metrics {
         r.register("upstream_errors", "Failed requests to upstream, by registry and reason", self.upstream_errors.clone());
         r.register("dropped_images", "Images deleted because the control API said so", self.dropped_images.clone());
         r.register_with_unit("dropped", "Bytes deleted with these images", Unit::Bytes, self.dropped_bytes.clone());
+        self.disk.register_into(r);
     }
 
     /// Registers what only an agent with a control API has.
@@ -267,6 +269,15 @@ impl Collector for StoreCollector {
         let bytes = Some(&Unit::Bytes);
         let size = encoder.encode_descriptor("store", "Bytes of committed blobs", bytes, MetricType::Gauge)?;
         gauge(usage.blob_bytes).encode(size)?;
+        let room = self.0.room();
+        let used = encoder.encode_descriptor("cache_used", "What the data directory takes on its file system", bytes, MetricType::Gauge)?;
+        gauge(room.used).encode(used)?;
+        let help = "What the data directory may take now; absent where there is no limit";
+        if room.limit < u64::MAX {
+            gauge(room.limit).encode(encoder.encode_descriptor("cache_budget", help, bytes, MetricType::Gauge)?)?;
+        }
+        let reserved = encoder.encode_descriptor("cache_reserved", "What downloads may still add", bytes, MetricType::Gauge)?;
+        gauge(room.promised).encode(reserved)?;
         let blobs = encoder.encode_descriptor("store_blobs", "Committed blobs", None, MetricType::Gauge)?;
         gauge(usage.blobs).encode(blobs)?;
         let index = encoder.encode_descriptor("index", "Bytes of the index on disk", bytes, MetricType::Gauge)?;

@@ -38,6 +38,52 @@
 {{- toYaml $registries -}}
 {{- end -}}
 
+{{/* The agents' configuration file: dict "root" $ "agent" $agent. */}}
+{{- define "kuik.agent.config" -}}
+{{- with .agent.cache -}}
+{{- include "kuik.agent.checkCache" . -}}
+cache:
+  {{- include "kuik.section" . | trim | nindent 2 }}
+{{ end -}}
+{{- include "kuik.agent.settings" . -}}
+{{- end -}}
+
+{{/* What of it agents read only when they start: another one is another pod. They read `cache` again when it changes. */}}
+{{- define "kuik.agent.settings" -}}
+drainTimeout: {{ .agent.drainTimeout }}
+tags:
+  {{- include "kuik.section" .agent.tags | trim | nindent 2 }}
+limits:
+  {{- include "kuik.section" .agent.limits | trim | nindent 2 }}
+upstream:
+  {{- include "kuik.section" .agent.upstream | trim | nindent 2 }}
+{{- with include "kuik.registries" .root | fromYaml }}
+registries:
+  {{- range $host, $registry := . }}
+  {{ $host | quote }}: {{ toRawJson $registry }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Refuses values of `agent.cache` that cannot both be meant, before an agent does. Prints nothing. */}}
+{{- define "kuik.agent.checkCache" -}}
+{{- if and .lowWatermark .highWatermark -}}
+{{- if ge (float64 .lowWatermark) (float64 .highWatermark) -}}
+{{- fail (printf "agent.cache.lowWatermark: %v is not below highWatermark, which is %v: expected less" .lowWatermark .highWatermark) -}}
+{{- end -}}
+{{- end -}}
+{{- $free := toString .minFree -}}
+{{- if hasSuffix "%" $free -}}
+{{- if ge (trimSuffix "%" $free | float64) 100.0 -}}
+{{- fail (printf "agent.cache.minFree: %s of the file system leaves no room for anything: expected less" $free) -}}
+{{- end -}}
+{{- $size := toString .maxSize -}}
+{{- if and (hasSuffix "%" $size) (gt (addf (trimSuffix "%" $size | float64) (trimSuffix "%" $free | float64)) 100.0) -}}
+{{- fail (printf "agent.cache.maxSize: %s and minFree, which is %s, are more than the file system together: expected less" $size $free) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Where pulls are answered: in the pod's network the port is fixed, and hostPort leads to it. Takes the agent's values. */}}
 {{- define "kuik.agent.listen" -}}
 {{- if not .hostNetwork -}}0.0.0.0:7439

@@ -102,7 +102,7 @@ pub enum PinReason {
     UsedElsewhere,
     /// Upstream does not have it any more.
     GoneUpstream,
-    /// No other node has it as a whole.
+    /// No other node has it as a whole; or others do and may let go of it, because this node is the one chosen to hold on.
     LastCopy,
     /// Something that this agent is too old to know.
     #[serde(other)]
@@ -151,15 +151,49 @@ pub struct Disk {
     pub capacity_bytes: u64,
     /// What is free on it.
     pub free_bytes: u64,
-    /// What the blobs of the agent take.
+    /// What the data directory takes on it.
     pub used_bytes: u64,
-    /// What they may take, if there is a limit.
+    /// What it may take now, if that is known: less than the configured size where the file system has less room.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget_bytes: Option<u64>,
     /// How many blobs there are.
     pub blobs: u64,
     /// Images evicted since the process started.
     pub evicted_images: u64,
+    /// Images evicted within the last hour.
+    pub evicted_last_hour: u64,
+    /// There while the budget cannot be held, or nothing more can be kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pressure: Option<Pressure>,
+    /// Blobs found with wrong bytes since the process started.
+    pub quarantined_blobs: u64,
+    /// The last of them: `digest of repository`, or the digest alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_quarantined: Option<String>,
+}
+
+/// Why a cache cannot make the room that it should.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Pressure {
+    /// Since when.
+    pub since: u64,
+    /// What is missing to the mark at which eviction ends, in bytes.
+    pub missing_bytes: u64,
+    /// What is not evicted, by the first reason that holds it; the largest first.
+    pub held: Vec<HeldBack>,
+}
+
+/// Images that are not evicted for one reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HeldBack {
+    /// In words of the agent: `retained`, `kept`, `last copy`, `not known to the control API`, `being pulled`.
+    pub reason: String,
+    /// How many images.
+    pub images: u64,
+    /// What they take, in bytes.
+    pub bytes: u64,
 }
 
 /// Traffic of an agent since it started.

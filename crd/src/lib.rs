@@ -33,7 +33,7 @@ pub use human_size::human_size;
 pub use image::{Image, ImageError, MAX_REPOSITORY_CHARS, Tag, Target};
 pub use keepers::{Candidate, keepers};
 #[cfg(feature = "objects")]
-pub use node_cache::{NodeCache, NodeCacheSpec, NodeCacheStatus};
+pub use node_cache::{HeldImages, NodeCache, NodeCacheSpec, NodeCacheStatus};
 pub use object_name::{object_name, object_name_hashed, repository_label};
 pub use registry::{DOCKER_HUB, Registry, RegistryError};
 pub use repository::{Repository, RepositoryError, RepositoryName};

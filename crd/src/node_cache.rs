@@ -23,6 +23,18 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Free", type_ = "string", json_path = ".status.free", description = "Free on the cache's file system"),
     printcolumn(name = "Images", type_ = "integer", json_path = ".status.images"),
     printcolumn(
+        name = "Evicted 1h",
+        type_ = "integer",
+        json_path = ".status.evictedLastHour",
+        description = "Images evicted to make room within the last hour"
+    ),
+    printcolumn(
+        name = "Pressure",
+        type_ = "string",
+        json_path = ".status.pressure",
+        description = "Whether the cache cannot make the room that it should"
+    ),
+    printcolumn(
         name = "Hits %",
         type_ = "integer",
         json_path = ".status.hitPercent",
@@ -43,6 +55,13 @@ use serde::{Deserialize, Serialize};
         description = "Served without asking a registry since the agent started",
         priority = 1
     ),
+    printcolumn(
+        name = "Quarantined",
+        type_ = "integer",
+        json_path = ".status.quarantined",
+        description = "Blobs found with wrong bytes since the agent started",
+        priority = 1
+    ),
     printcolumn(name = "Agent version", type_ = "string", json_path = ".status.agentVersion"),
     printcolumn(name = "Last report", type_ = "date", json_path = ".status.lastReport"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -61,10 +80,11 @@ pub struct NodeCacheStatus {
     /// What is free on the file system that the cache is on, in bytes.
     #[schemars(range(min = 0))]
     pub free_bytes: i64,
-    /// What the cache takes, in bytes.
+    /// What the cache's data directory takes, in bytes.
     #[schemars(range(min = 0))]
     pub used_bytes: i64,
-    /// What the cache may take, in bytes: the chart's `agent.cache.maxSize`. Absent when there is no limit.
+    /// What the cache may take now, in bytes: the chart's `agent.cache.maxSize`, or less where `agent.cache.minFree` leaves less of the file
+    /// system. Absent when that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub budget_bytes: Option<i64>,
@@ -94,13 +114,47 @@ pub struct NodeCacheStatus {
     /// How many images were evicted to make room since the agent started.
     #[schemars(range(min = 0))]
     pub evictions: i64,
+    /// How many images were evicted to make room within the last hour. It can lag by up to 5 minutes.
+    #[schemars(range(min = 0))]
+    pub evicted_last_hour: i64,
+    /// `Yes` while the cache cannot make the room that it should, or can keep nothing more; `No` otherwise. The condition `DiskPressure`
+    /// says why.
+    pub pressure: String,
+    /// What has to go until eviction ends, in bytes. Absent without pressure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub missing_bytes: Option<i64>,
+    /// The images that are not evicted in spite of the pressure, by the reason that holds them, the largest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<HeldImages>,
+    /// How many blobs were found with wrong bytes, and put aside, since the agent started.
+    #[schemars(range(min = 0))]
+    pub quarantined: i64,
+    /// The last blob that was found with wrong bytes: its digest, and of which repository it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_quarantined: Option<String>,
     /// The version of the node's agent.
     pub agent_version: String,
     /// When the agent last reported. It is not written for each report, so it can lag by up to 5 minutes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_report: Option<Time>,
-    /// `Reporting`: whether the agent has reported lately.
+    /// `Reporting`: whether the agent has reported lately. `DiskPressure`: whether the cache cannot make the room that it should, what holds
+    /// it back, and what to do.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
+}
+
+/// Images that are not evicted for one reason.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HeldImages {
+    /// In words of the agent, such as `retained` or `last copy`.
+    pub reason: String,
+    /// How many images.
+    #[schemars(range(min = 0))]
+    pub images: i64,
+    /// What they take, in bytes.
+    #[schemars(range(min = 0))]
+    pub bytes: i64,
 }

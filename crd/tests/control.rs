@@ -1,7 +1,7 @@
 //! What agents and the control API say to each other survives neighbouring versions on either side.
 #![expect(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "helpers of tests fail as tests do, and take what `json!` makes")]
 
-use kuik_crd::control::{Agents, Desired, Finding, Held, PinReason, Report, ReportAnswer, UpstreamState};
+use kuik_crd::control::{Agents, Desired, Disk, Finding, Held, HeldBack, PinReason, Pressure, Report, ReportAnswer, UpstreamState};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -23,6 +23,9 @@ fn missing_fields_have_defaults_and_unknown_ones_are_ignored() {
     check_lenient::<Agents>();
     check_lenient::<Desired>();
     check_lenient::<Report>();
+    check_lenient::<Disk>();
+    check_lenient::<Pressure>();
+    check_lenient::<HeldBack>();
     check_lenient::<ReportAnswer>();
     check_lenient::<Held>();
     check_lenient::<Finding>();
@@ -40,7 +43,11 @@ fn unknown_words_are_read_as_such() {
 fn a_report_is_spelled_as_the_contract_says() {
     let value = json!({
         "boot": "b", "sequence": 2, "full": true, "agentVersion": "2.0.0", "startedAt": 1,
-        "disk": {"capacityBytes": 1, "freeBytes": 2, "usedBytes": 3, "budgetBytes": 4, "blobs": 5, "evictedImages": 6},
+        "disk": {
+            "capacityBytes": 1, "freeBytes": 2, "usedBytes": 3, "budgetBytes": 4, "blobs": 5, "evictedImages": 6, "evictedLastHour": 7,
+            "pressure": {"since": 8, "missingBytes": 9, "held": [{"reason": "last copy", "images": 10, "bytes": 11}]},
+            "quarantinedBlobs": 12, "lastQuarantined": "sha256:b of docker.io/library/nginx"
+        },
         "traffic": {"hits": 1, "misses": 2, "servedBytes": 3, "fetchedBytes": 4},
         "images": [{
             "image": "docker.io/library/nginx:1", "digest": "sha256:a", "sizeBytes": 1, "complete": true,

@@ -225,7 +225,15 @@ fn an_image_cannot_be_changed_and_everything_else_can() {
 #[test]
 fn figures_cannot_be_negative() {
     let mut node = sample("nodecache.yaml").remove(0);
-    for (field, value) in [("usedBytes", -1), ("hitPercent", 101), ("images", -1), ("images", i64::from(i32::MAX) + 1)] {
+    for (field, value) in [
+        ("usedBytes", -1),
+        ("hitPercent", 101),
+        ("evictedLastHour", -1),
+        ("missingBytes", -1),
+        ("quarantined", -1),
+        ("images", -1),
+        ("images", i64::from(i32::MAX) + 1),
+    ] {
         let before = std::mem::replace(&mut node["status"][field], value.into());
         assert_eq!(check(schema("NodeCache"), &node, None).errors.len(), 1, "{field}: {value}");
         node["status"][field] = before;
@@ -328,7 +336,7 @@ fn columns_are_kuik_s_and_ours() {
     assert_eq!(kept, v1);
     assert_eq!(
         columns("NodeCache"),
-        "Used · Budget · Free · Images · Hits % · [Capacity] · [Evictions] · [Saved] · Agent version · Last report · Age"
+        "Used · Budget · Free · Images · Evicted 1h · Pressure · Hits % · [Capacity] · [Evictions] · [Saved] · [Quarantined] · Agent version · Last report · Age"
     );
 }
 

@@ -24,7 +24,7 @@ use super::source::{Source, Wanted};
 use super::tail::Tail;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Hasher, Registry, Repository};
-use crate::store::{Reader, Store, StoreError, Writer};
+use crate::store::{Reader, ShortDigest, Store, StoreError, Writer};
 
 /// Fills that run or wait for their turn; clients are turned away above it.
 const RUNNING_MAX: usize = 1024;
@@ -114,6 +114,11 @@ impl Fills {
         self.lock().get(digest).cloned()
     }
 
+    /// What is being fetched.
+    pub(super) fn digests(&self) -> std::collections::HashSet<ShortDigest> {
+        self.lock().keys().map(ShortDigest::from).collect()
+    }
+
     /// Endpoints that sent wrong bytes for this digest lately.
     pub(super) fn wrong(&self, digest: &Digest) -> Vec<crate::upstream::EndpointId> {
         self.wrong.get(digest).into_iter().collect()
@@ -193,8 +198,8 @@ impl Leader {
                 self.fill.update(|progress| progress.phase = Phase::Failed(error));
             }
             Ended::Disk { error, hasher } => {
-                self.fills.metrics.pass_through.inc();
-                tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a blob cannot be stored: clients get it straight from upstream");
+                self.fills.metrics.passed_through(&error);
+                super::not_stored(&error, &digest, "a blob cannot be stored: clients get it straight from upstream");
                 self.fill.update(|progress| {
                     progress.phase = Phase::Detached { hasher };
                     progress.tail.clear();
@@ -221,12 +226,16 @@ impl Leader {
             return Ok(());
         }
         let _permits = self.fills.turn(&wanted.repository.registry).await?;
-        // Beside the question to upstream: a file system that is busy syncing must not hold the first byte up.
-        let creating = tokio::spawn({
+        let create = |size: Option<u64>| {
             let (store, digest) = (store.clone(), wanted.digest);
-            async move { store.writer(&digest).await }
-        });
+            tokio::spawn(async move { store.writer(&digest, size).await })
+        };
+        // Beside the question to upstream: a file system that is busy syncing, or an eviction, must not hold the first byte up. The size is
+        // what the manifest claims; what turns out larger asks for more.
+        let claimed = store.link(&wanted.repository, &wanted.digest).and_then(|link| link.size);
+        let creating = claimed.map(|size| create(Some(size)));
         let source = Source::open(wanted.clone(), 0).await?;
+        let creating = creating.unwrap_or_else(|| create(source.size()));
         if store.link(&wanted.repository, &wanted.digest).is_none() {
             store.put_link(&wanted.repository, &wanted.digest, source.size());
         }
@@ -257,8 +266,8 @@ impl Leader {
             progress.tail.clear();
         });
         if let Err(error) = self.fills.store.commit(writer, &wanted.digest).await {
-            self.fills.metrics.pass_through.inc();
-            tracing::error!(digest = %wanted.digest, error = %crate::telemetry::chain(&error), "a blob was served and cannot be kept");
+            self.fills.metrics.passed_through(&error);
+            super::not_stored(&error, &wanted.digest, "a blob was served and cannot be kept");
         }
         Ok(())
     }

@@ -155,8 +155,8 @@ impl Cache {
             if let Some((tag, record)) = tag {
                 self.store.remember_tag(&repository, &tag, &record);
             }
-            self.metrics.pass_through.inc();
-            tracing::error!(%digest, error = %crate::telemetry::chain(&error), "a manifest was served and cannot be kept");
+            self.metrics.passed_through(&error);
+            super::not_stored(&error, &digest, "a manifest was served and cannot be kept");
         }
     }
 }

@@ -29,7 +29,7 @@ pub use blobs::BlobAnswer;
 pub use catalogue::{BlobEntry, ImageDetail, ImageEntry, ManifestEntry};
 pub use error::CacheError;
 pub use findings::Findings;
-pub use held::HeldImage;
+pub use held::{Blobs, HeldImage, Holding};
 pub use lists::ListAnswer;
 pub use manifests::ManifestAnswer;
 pub use refresh::Refreshed;
@@ -39,8 +39,8 @@ pub use warm::{Platforms, WarmEvent};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::oci::{Registry, Repository, Tag};
-use crate::store::Store;
+use crate::oci::{Digest, Registry, Repository, Tag};
+use crate::store::{ShortDigest, Store, StoreError};
 use crate::upstream::Upstream;
 
 /// For so long after upstream was unavailable, tags that are known are served without asking it again.
@@ -130,9 +130,25 @@ impl Cache {
         Self { quiet: true, ..self.clone() }
     }
 
+    /// Blobs that are being fetched.
+    #[must_use]
+    pub fn filling(&self) -> std::collections::HashSet<ShortDigest> {
+        self.fills.digests()
+    }
+
     /// What went wrong with images, and right again.
     #[must_use]
     pub fn findings(&self) -> &Arc<Findings> {
         &self.findings
+    }
+}
+
+/// Says that something was served and not stored. A budget that is used up is no failure of the disk.
+fn not_stored(error: &StoreError, digest: &Digest, what: &str) {
+    let chain = crate::telemetry::chain(error);
+    if matches!(error, StoreError::NoRoom { .. }) {
+        tracing::warn!(%digest, error = %chain, "{what}");
+    } else {
+        tracing::error!(%digest, error = %chain, "{what}");
     }
 }

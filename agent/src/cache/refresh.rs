@@ -44,6 +44,23 @@ impl Cache {
         }
     }
 
+    /// Fetches what had wrong bytes here again, for a repository that references it; `false` if none does. It was last asked for at `used`.
+    ///
+    /// # Errors
+    /// When upstream does not give it, or the disk does not take it.
+    pub async fn refetch(&self, digest: &Digest, used: Option<u64>) -> Result<bool, CacheError> {
+        let Some((repository, is_manifest)) = self.store.repository_of(digest).await? else {
+            return Ok(false);
+        };
+        if is_manifest {
+            self.fetch_manifest(&repository, &Target::Digest(*digest)).await?;
+        } else {
+            self.fetch_blob(&repository, digest).await?;
+        }
+        used.into_iter().for_each(|used| self.store.set_used(digest, used));
+        Ok(true)
+    }
+
     /// Fetches an image; no progress, only the outcome.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use super::catalogue::DEPTH_MAX;
 use super::error::CacheError;
 use super::fill::Phase;
 use super::{Cache, ManifestAnswer};
-use crate::oci::{Descriptor, Image, Manifest, Repository, Target};
+use crate::oci::{Descriptor, Digest, Image, Manifest, Repository, Target};
 
 /// Which manifests of an index are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,17 +84,25 @@ impl Cache {
     }
 
     async fn warm_blob(&self, repository: &Repository, child: &Descriptor, events: &mpsc::Sender<WarmEvent>) -> Result<u64, CacheError> {
-        let digest = &child.digest;
-        let report = |size_bytes, done_bytes, cached| {
-            let event = WarmEvent::Blob { digest: digest.to_string(), size_bytes, done_bytes, cached };
-            async move {
-                let _ = events.send(event).await;
-            }
-        };
-        if let Some(blob) = super::blobs::open_or_miss(&self.store, digest).await {
-            report(Some(blob.size), blob.size, true).await;
+        if let Some(blob) = super::blobs::open_or_miss(&self.store, &child.digest).await {
+            tell(events, child, Some(blob.size), blob.size, true).await;
             return Ok(blob.size);
         }
+        self.follow(repository, &child.digest, Some((child, events))).await
+    }
+
+    /// Fetches a blob that is not here.
+    pub(super) async fn fetch_blob(&self, repository: &Repository, digest: &Digest) -> Result<u64, CacheError> {
+        self.follow(repository, digest, None).await
+    }
+
+    /// Joins or begins a fill, and follows it until the blob is stored; tells how far it is, if somebody wants to know.
+    async fn follow(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        listener: Option<(&Descriptor, &mpsc::Sender<WarmEvent>)>,
+    ) -> Result<u64, CacheError> {
         let fill = self.fills.join_or_lead(self.wanted(repository, digest))?;
         let mut progress = fill.watch();
         // A fill that is over already, and only being synced, was somebody else's.
@@ -104,7 +112,9 @@ impl Cache {
                 let now = progress.borrow_and_update();
                 (now.phase.clone(), now.frontier, now.size, now.over)
             };
-            report(size.or(child.size), frontier, cached).await;
+            if let Some((child, events)) = listener {
+                tell(events, child, size.or(child.size), frontier, cached).await;
+            }
             match phase {
                 Phase::Verified if over => return Ok(frontier),
                 Phase::Failed(error) => return Err(error),
@@ -114,6 +124,11 @@ impl Cache {
             }
         }
     }
+}
+
+/// How far a blob is. As in `warm`: whether anybody listens changes nothing.
+async fn tell(events: &mpsc::Sender<WarmEvent>, child: &Descriptor, size_bytes: Option<u64>, done_bytes: u64, cached: bool) {
+    let _ = events.send(WarmEvent::Blob { digest: child.digest.to_string(), size_bytes, done_bytes, cached }).await;
 }
 
 /// The children to fetch: everything, or of an index what is for the platform. An index in which nothing is for it is taken whole.

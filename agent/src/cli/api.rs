@@ -21,6 +21,8 @@ pub(super) struct ImageEntry {
     pub(super) last_used: Option<Timestamp>,
     pub(super) validated_at: Option<Timestamp>,
     pub(super) upstream_status: Option<String>,
+    #[serde(default)]
+    pub(super) pinned: bool,
 }
 
 /// `GET /v1/image`.
@@ -99,4 +101,42 @@ pub(super) enum VerifyEvent {
     },
     #[serde(other)]
     Unknown,
+}
+
+/// `POST /v1/gc`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct GcReport {
+    pub(super) budget_bytes: Option<u64>,
+    pub(super) used_bytes: u64,
+    pub(super) target_bytes: Option<u64>,
+    pub(super) missing_bytes: u64,
+    pub(super) images: Vec<GcImage>,
+    pub(super) orphans: GcOrphans,
+}
+
+/// What becomes of an image.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct GcImage {
+    pub(super) reference: String,
+    pub(super) action: String,
+    pub(super) reason: String,
+    pub(super) size_bytes: u64,
+    pub(super) last_used: Option<Timestamp>,
+}
+
+/// What nothing references.
+#[derive(Debug, Deserialize)]
+pub(super) struct GcOrphans {
+    pub(super) blobs: u64,
+    pub(super) bytes: u64,
+}
+
+/// `POST /v1/pin` and `POST /v1/unpin`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Pinned {
+    pub(super) reference: String,
+    pub(super) pinned: bool,
+    pub(super) changed: bool,
 }

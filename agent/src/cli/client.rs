@@ -16,6 +16,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An answer that is no stream must be whole after this.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Deleting thousands of large files takes some time.
+const GC_TIMEOUT: Duration = Duration::from_secs(600);
+
 /// The longest line of a stream that is taken.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
@@ -77,12 +80,23 @@ impl AdminClient {
 
     /// All images, as JSON.
     pub(super) async fn images(&self) -> Result<String, ClientError> {
-        self.answer("/v1/images").await
+        self.answer(Method::GET, "/v1/images", ANSWER_TIMEOUT).await
+    }
+
+    /// Has the agent make room, or say what would go, as JSON.
+    pub(super) async fn gc(&self, dry_run: bool) -> Result<String, ClientError> {
+        self.answer(Method::POST, &format!("/v1/gc?dryRun={dry_run}"), GC_TIMEOUT).await
+    }
+
+    /// Has the agent pin an image, or let it go; what changed, as JSON.
+    pub(super) async fn pin(&self, image: &Image, pinned: bool) -> Result<String, ClientError> {
+        let path = if pinned { "/v1/pin" } else { "/v1/unpin" };
+        self.answer(Method::POST, &format!("{path}?{}", query(image, None)), ANSWER_TIMEOUT).await
     }
 
     /// One image, as JSON.
     pub(super) async fn image(&self, image: &Image) -> Result<String, ClientError> {
-        self.answer(&format!("/v1/image?{}", query(image, None))).await
+        self.answer(Method::GET, &format!("/v1/image?{}", query(image, None)), ANSWER_TIMEOUT).await
     }
 
     /// Has the agent fetch an image; without a platform, all of it.
@@ -100,8 +114,8 @@ impl AdminClient {
         serde_json::from_str(json).map_err(|error| self.foreign(error.to_string()))
     }
 
-    async fn answer(&self, path: &str) -> Result<String, ClientError> {
-        let response = self.send(Method::GET, path, Some(ANSWER_TIMEOUT)).await?;
+    async fn answer(&self, method: Method, path: &str, timeout: Duration) -> Result<String, ClientError> {
+        let response = self.send(method, path, Some(timeout)).await?;
         response.text().await.map_err(|error| ClientError::Broken { address: self.address.clone(), reason: root(&error) })
     }
 

@@ -39,7 +39,7 @@ fn line(json: &str) -> String {
 }
 
 fn list(images: &[ImageEntry], now: Timestamp) -> String {
-    let head = ["REFERENCE", "DIGEST", "SIZE", "LAST USED", "TAG AGE", "UPSTREAM", "COMPLETE"].map(str::to_owned);
+    let head = ["REFERENCE", "DIGEST", "SIZE", "LAST USED", "TAG AGE", "UPSTREAM", "COMPLETE", "PINNED"].map(str::to_owned);
     let row = |image: &ImageEntry| {
         [
             image.reference.clone(),
@@ -49,6 +49,7 @@ fn list(images: &[ImageEntry], now: Timestamp) -> String {
             age(image.validated_at, now),
             upstream(image),
             yes(image.complete).to_owned(),
+            yes(image.pinned).to_owned(),
         ]
     };
     table(&std::iter::once(head).chain(images.iter().map(row)).collect::<Vec<_>>())
@@ -98,21 +99,21 @@ mod tests {
     fn images_are_listed_in_columns() {
         let json = r#"{"images": [
             {"reference": "docker.io/library/nginx:1.25", "digest": "sha256:0123456789abcdef", "mediaType": "t", "sizeBytes": 196400000,
-             "complete": true, "lastUsed": "2026-01-02T03:01:05Z", "validatedAt": "2026-01-02T03:04:00Z", "upstreamStatus": "ok"},
+             "complete": true, "lastUsed": "2026-01-02T03:01:05Z", "validatedAt": "2026-01-02T03:04:00Z", "upstreamStatus": "ok", "pinned": true},
             {"reference": "ghcr.io/org/app@sha256:fedcba9876543210", "digest": "sha256:fedcba9876543210", "mediaType": "t", "sizeBytes": 5,
              "complete": false, "lastUsed": null, "validatedAt": null, "upstreamStatus": null, "aFieldOfTomorrow": 1}]}"#;
         let images: Images = serde_json::from_str(json).unwrap();
         let expected = "\
-REFERENCE                                 DIGEST         SIZE        LAST USED   TAG AGE   UPSTREAM   COMPLETE
-docker.io/library/nginx:1.25              0123456789ab   187.3 MiB   3m          5s        ok         yes
-ghcr.io/org/app@sha256:fedcba9876543210   fedcba987654   5 B         -           -         -          no
+REFERENCE                                 DIGEST         SIZE        LAST USED   TAG AGE   UPSTREAM   COMPLETE   PINNED
+docker.io/library/nginx:1.25              0123456789ab   187.3 MiB   3m          5s        ok         yes        yes
+ghcr.io/org/app@sha256:fedcba9876543210   fedcba987654   5 B         -           -         -          no         no
 ";
         assert_eq!(list(&images.images, mk_now()), expected);
     }
 
     #[test]
     fn no_images_leave_the_head() {
-        assert_eq!(list(&[], mk_now()), "REFERENCE   DIGEST   SIZE   LAST USED   TAG AGE   UPSTREAM   COMPLETE\n");
+        assert_eq!(list(&[], mk_now()), "REFERENCE   DIGEST   SIZE   LAST USED   TAG AGE   UPSTREAM   COMPLETE   PINNED\n");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod api;
 mod bars;
 mod client;
+mod gc;
 mod images;
 mod plain;
 mod platform;
@@ -107,10 +108,13 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     let mut stdout = io::stdout();
     let screen = &mut Screen::stdout(&mut stdout);
     match command {
-        Command::Serve(args) => serve(args)?,
+        Command::Serve(args) => serve(*args)?,
         Command::Pull(args) => ask(pull::pull(args, screen))?,
         Command::Ls(args) => ask(images::ls(args, screen))?,
         Command::Inspect(args) => ask(images::inspect(args, screen))?,
+        Command::Gc(args) => ask(gc::gc(args, screen))?,
+        Command::Pin(args) => ask(gc::pin(args, true, screen))?,
+        Command::Unpin(args) => ask(gc::pin(args, false, screen))?,
         Command::Verify(args) => match ask(verify::verify(args, screen))? {
             Verdict::Good => {}
             Verdict::Bad => return Ok(ExitCode::FAILURE),

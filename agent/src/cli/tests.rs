@@ -11,7 +11,7 @@ use super::images;
 use super::pull;
 use super::screen::Screen;
 use super::verify::{self, Verdict};
-use super::{Failure, ask};
+use super::{Failure, ask, gc};
 use crate::args::{Args, Command};
 
 /// Answers one request with `answer` and returns its first line.
@@ -57,6 +57,9 @@ fn run(words: &[&str], admin: &str) -> Told {
         Command::Ls(args) => ask(images::ls(args, screen)).map(|()| Verdict::Good),
         Command::Inspect(args) => ask(images::inspect(args, screen)).map(|()| Verdict::Good),
         Command::Verify(args) => ask(verify::verify(args, screen)),
+        Command::Gc(args) => ask(gc::gc(args, screen)).map(|()| Verdict::Good),
+        Command::Pin(args) => ask(gc::pin(args, true, screen)).map(|()| Verdict::Good),
+        Command::Unpin(args) => ask(gc::pin(args, false, screen)).map(|()| Verdict::Good),
         Command::Serve(_) => panic!("serve is no client"),
     }?;
     Ok((verdict, String::from_utf8(out).unwrap()))
@@ -124,10 +127,30 @@ fn ls_and_inspect_read_what_the_agent_says() {
         assert_eq!((asked.as_str(), printed.lines().next()), (request, Some(first)));
     };
     let (all, inspected) = ("GET /v1/images HTTP/1.1", "GET /v1/image?reference=a.b%2Fc%3A1 HTTP/1.1");
-    check(&["ls"], &list, all, "REFERENCE   DIGEST   SIZE   LAST USED   TAG AGE   UPSTREAM   COMPLETE");
+    check(&["ls"], &list, all, "REFERENCE   DIGEST   SIZE   LAST USED   TAG AGE   UPSTREAM   COMPLETE   PINNED");
     check(&["ls", "--output", "json"], &list, all, &list);
     check(&["inspect", "a.b/c:1"], &one, inspected, "Reference:    a.b/c:1");
     check(&["inspect", "a.b/c:1", "--output", "json"], &one, inspected, &one);
+}
+
+#[test]
+fn gc_and_pins_ask_the_agent() {
+    let report = r#"{"budgetBytes":9,"usedBytes":5,"targetBytes":7,"missingBytes":0,"images":[],"orphans":{"blobs":0,"bytes":0}}"#;
+    let (asked, told) = talk(&["gc", "--dry-run"], mk_answer("200 OK", report));
+    assert_eq!(asked, "POST /v1/gc?dryRun=true HTTP/1.1");
+    assert!(
+        told.unwrap()
+            .1
+            .ends_with("0 of 0 images and 0 orphaned blobs (0 B) would go; the cache uses 5 B of 9 B, and eviction ends at 7 B\n")
+    );
+    let (asked, told) = talk(&["gc", "--output", "json"], mk_answer("200 OK", report));
+    assert_eq!((asked.as_str(), told.unwrap().1), ("POST /v1/gc?dryRun=false HTTP/1.1", format!("{report}\n")));
+    for (word, pinned) in [("pin", true), ("unpin", false)] {
+        let body = format!(r#"{{"reference":"a.b/c:1","pinned":{pinned},"changed":true}}"#);
+        let (asked, told) = talk(&[word, "localhost:7439/a.b/c:1"], mk_answer("200 OK", &body));
+        assert_eq!(asked, format!("POST /v1/{word}?reference=a.b%2Fc%3A1 HTTP/1.1"));
+        assert!(told.unwrap().1.starts_with("a.b/c:1 "));
+    }
 }
 
 #[test]

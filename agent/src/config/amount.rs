@@ -128,7 +128,20 @@ impl Visitor<'_> for AmountVisitor {
 
 /// A share of what the cache may take: more than 0, at most 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Watermark(pub(super) f64);
+pub struct Watermark(pub f64);
+
+impl Watermark {
+    const EXPECTED: &'static str = "a number above 0 and up to 1, such as 0.9";
+}
+
+impl FromStr for Watermark {
+    type Err = ScalarError;
+
+    fn from_str(text: &str) -> Result<Self, ScalarError> {
+        let share = text.parse().ok().filter(|share: &f64| *share > 0.0 && *share <= 1.0);
+        share.map(Self).ok_or_else(|| ScalarError::new("a share", text, Self::EXPECTED))
+    }
+}
 
 impl<'de> Deserialize<'de> for Watermark {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -142,7 +155,7 @@ impl Visitor<'_> for WatermarkVisitor {
     type Value = Watermark;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number above 0 and up to 1, such as 0.9")
+        f.write_str(Watermark::EXPECTED)
     }
 
     fn visit_f64<E: de::Error>(self, share: f64) -> Result<Watermark, E> {

@@ -33,7 +33,8 @@ pub(super) struct File {
     pub(super) limits: LimitsFile,
     #[serde(deserialize_with = "or_default")]
     pub(super) upstream: UpstreamFile,
-    pub(super) cache: Option<CacheFile>,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) cache: CacheFile,
 }
 
 /// `registries.<host>`.
@@ -94,6 +95,16 @@ pub(super) struct CacheFile {
     pub(super) low_watermark: Option<Watermark>,
     pub(super) min_free: Option<Amount>,
     pub(super) scope: Option<Scope>,
+    pub(super) orphan_grace: Option<Text<Span>>,
+    pub(super) scrub: Option<ScrubFile>,
+}
+
+/// `cache.scrub`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct ScrubFile {
+    pub(super) interval: Option<Text<Span>>,
+    pub(super) rate: Option<Amount>,
 }
 
 impl File {

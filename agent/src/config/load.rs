@@ -8,11 +8,10 @@ use kuik_crd::Registry;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::amount::Watermark;
 use super::error::{ConfigError, Place};
-use super::file::{CacheFile, File, LimitsFile, RegistryFile, RegistryLimitsFile, TagsFile, UpstreamFile, spell_key};
+use super::file::{File, LimitsFile, RegistryFile, RegistryLimitsFile, TagsFile, UpstreamFile, spell_key};
 use super::scalar::{Address, Count, FilePath, Host, Span, Text, Timeout};
-use super::{CacheConfig, Config, ControlAddress, ControlConfig, LimitsConfig, LogConfig, RegistryConfig, TagsConfig, UpstreamConfig};
+use super::{Config, ControlAddress, ControlConfig, LimitsConfig, LogConfig, RegistryConfig, Reload, TagsConfig, UpstreamConfig, cache};
 use crate::args::{ControlArgs, ServeArgs};
 
 impl Config {
@@ -23,8 +22,9 @@ impl Config {
     pub fn load(args: ServeArgs) -> Result<Self, ConfigError> {
         match &args.config {
             Some(path) => {
+                let reload = Reload::new(&args);
                 let file = File::read(path)?;
-                merge(args.clone(), file, path)
+                Ok(Self { reload, ..merge(args.clone(), file, path)? })
             }
             None => merge(args, File::default(), Path::new("")),
         }
@@ -45,10 +45,23 @@ pub(super) fn merge(args: ServeArgs, file: File, path: &Path) -> Result<Config, 
         registry_auth: auth_flag,
         tag_fresh_for,
         drain_timeout: drain_flag,
+        cache: cache_flags,
         log_format,
         log_level,
     } = args;
-    let File { listen, admin_listen, data_dir, drain_timeout, registry_auth, plain_http, registries, tags, limits, upstream, cache } = file;
+    let File {
+        listen,
+        admin_listen,
+        data_dir,
+        drain_timeout,
+        registry_auth,
+        plain_http,
+        registries,
+        tags,
+        limits,
+        upstream,
+        cache: cache_file,
+    } = file;
     let defaults = Config::default();
 
     let listen = if listen_flag.is_empty() { listen.into_iter().map(|Text(address)| address).collect() } else { listen_flag };
@@ -78,7 +91,8 @@ pub(super) fn merge(args: ServeArgs, file: File, path: &Path) -> Result<Config, 
         tags: read_tags(tags, tag_fresh_for),
         limits: read_limits(limits),
         upstream: read_upstream(upstream, registries, auth_file.map(read_auth).transpose()?),
-        cache: read_cache(cache.as_ref(), path)?,
+        cache: cache::read(cache_flags, cache_file, path)?,
+        reload: None,
         log: LogConfig { format: log_format, filter: log_level },
     })
 }
@@ -104,30 +118,6 @@ fn read_control(args: ControlArgs) -> Result<Option<ControlConfig>, ConfigError>
         return Err(Place::Flag("--control-url").refuse(message));
     }
     Ok(Some(ControlConfig { url, address, unexpanded, ca, token }))
-}
-
-fn read_cache(file: Option<&CacheFile>, path: &Path) -> Result<CacheConfig, ConfigError> {
-    let defaults = CacheConfig::default();
-    let Some(&CacheFile { max_size, high_watermark, low_watermark, min_free, scope }) = file else {
-        return Ok(defaults);
-    };
-    if max_size.is_some_and(super::Amount::is_zero) {
-        return Err(Place::key(path, "cache.maxSize").refuse("0 leaves no room for anything: expected more"));
-    }
-    let share = |given: Option<Watermark>, default| given.map_or(default, |Watermark(share)| share);
-    let config = CacheConfig {
-        max_size,
-        high_watermark: share(high_watermark, defaults.high_watermark),
-        low_watermark: share(low_watermark, defaults.low_watermark),
-        min_free: min_free.unwrap_or(defaults.min_free),
-        scope: scope.unwrap_or_default(),
-        is_set: true,
-    };
-    if config.low_watermark >= config.high_watermark {
-        let message = format!("{} is not below highWatermark, which is {}: expected less", config.low_watermark, config.high_watermark);
-        return Err(Place::key(path, "cache.lowWatermark").refuse(message));
-    }
-    Ok(config)
 }
 
 /// The registries of the file, each with what it says about plain HTTP itself.

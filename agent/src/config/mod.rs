@@ -3,20 +3,24 @@
 //! `file` reads the YAML file, `load` lays flags over it; both finish before any port is bound.
 
 mod amount;
+mod cache;
 mod control;
 mod endpoint;
 mod error;
 mod file;
 mod load;
 mod platform;
+mod reload;
 mod scalar;
 #[cfg(test)]
 mod tests;
 
-pub use amount::Amount;
+pub use amount::{Amount, Watermark};
+pub use cache::{CacheConfig, Scope, ScrubConfig};
 pub use control::{ControlAddress, ControlConfig, ControlUrl, HostPort};
 pub use error::{ConfigError, Place};
 pub use platform::own_platform;
+pub use reload::Reload;
 pub use scalar::{Address, Host, ScalarError, Span, Timeout};
 
 use std::collections::BTreeMap;
@@ -60,6 +64,8 @@ pub struct Config {
     pub upstream: UpstreamConfig,
     /// What the cache may take of the disk.
     pub cache: CacheConfig,
+    /// How that is read again while the agent runs.
+    pub reload: Option<Reload>,
     /// What is logged, and how.
     pub log: LogConfig,
 }
@@ -79,6 +85,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             upstream: UpstreamConfig::default(),
             cache: CacheConfig::default(),
+            reload: None,
             log: LogConfig::default(),
         }
     }
@@ -106,41 +113,6 @@ impl Default for TagsConfig {
     fn default() -> Self {
         Self { fresh_for: Duration::from_secs(60), revalidate_timeout: Duration::from_secs(2) }
     }
-}
-
-/// What the cache may take of the disk. This release takes the settings and evicts nothing.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CacheConfig {
-    /// The most that blobs may take; no limit where there is none.
-    pub max_size: Option<Amount>,
-    /// Eviction begins at this share of `max_size`,
-    pub high_watermark: f64,
-    /// and ends at this one.
-    pub low_watermark: f64,
-    /// What is left free of the file system.
-    pub min_free: Amount,
-    /// Which nodes keep what passes through them.
-    pub scope: Scope,
-    /// Whether any of these was set by somebody.
-    pub is_set: bool,
-}
-
-impl Default for CacheConfig {
-    fn default() -> Self {
-        let min_free = Amount::PerMille(100);
-        Self { max_size: None, high_watermark: 0.9, low_watermark: 0.8, min_free, scope: Scope::Node, is_set: false }
-    }
-}
-
-/// Which nodes keep what passes through them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Scope {
-    /// Every node what it pulled.
-    #[default]
-    Node,
-    /// Only the nodes that are to keep it.
-    Keepers,
 }
 
 /// What clients may take.

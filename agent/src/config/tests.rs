@@ -7,7 +7,7 @@ use clap::Parser as _;
 
 use super::file::File;
 use super::load::merge;
-use super::{Amount, CacheConfig, Config, ConfigError, ControlConfig, HostPort, RegistryConfig, Scope};
+use super::{Amount, CacheConfig, Config, ConfigError, ControlConfig, HostPort, RegistryConfig, Scope, ScrubConfig};
 use crate::args::{Args, Command, ServeArgs};
 use crate::telemetry;
 
@@ -16,7 +16,7 @@ const PATH: &str = "/etc/kuik/config.yaml";
 fn mk_args(flags: &[&str]) -> ServeArgs {
     let args = Args::try_parse_from(["kuik-agent", "serve"].iter().chain(flags)).unwrap();
     let Command::Serve(args) = args.command else { panic!("not serve") };
-    args
+    *args
 }
 
 fn load(yaml: &str, flags: &[&str]) -> Result<Config, ConfigError> {
@@ -238,17 +238,32 @@ fn files_that_hold_something_else_are_refused_without_repeating_it() {
 fn the_limits_of_the_cache_arrive() {
     let defaults = load("", &[]).unwrap().cache;
     assert_eq!(defaults, CacheConfig::default());
-    assert_eq!((defaults.max_size, defaults.min_free, defaults.scope, defaults.is_set), (None, Amount::PerMille(100), Scope::Node, false));
-    let config = load("cache: {maxSize: 30%, highWatermark: 1, lowWatermark: 0.5, minFree: 1073741824, scope: keepers}", &[]).unwrap();
+    assert_eq!((defaults.max_size, defaults.min_free, defaults.scope), (None, Amount::PerMille(100), Scope::Node));
+    let yaml = "cache: {maxSize: 30%, highWatermark: 1, lowWatermark: 0.5, minFree: 1073741824, scope: keepers, orphanGrace: 2h, \
+                scrub: {interval: 1d, rate: 5Mi}}";
+    let config = load(yaml, &[]).unwrap();
     let cache = CacheConfig {
         max_size: Some(Amount::PerMille(300)),
         high_watermark: 1.0,
         low_watermark: 0.5,
         min_free: Amount::Bytes(1 << 30),
         scope: Scope::Keepers,
-        is_set: true,
+        orphan_grace: Duration::from_secs(7200),
+        scrub: ScrubConfig { interval: Duration::from_secs(86_400), rate: 5 << 20 },
     };
     assert_eq!(config.cache, cache);
+    let flags = ["--cache-max-size=1Gi", "--cache-high-watermark=0.7", "--cache-low-watermark=0.6", "--cache-min-free=5%"];
+    let more = ["--cache-orphan-grace=3h", "--cache-scrub-interval=0s", "--cache-scrub-rate=1Mi"];
+    let by_flags = CacheConfig {
+        max_size: Some(Amount::Bytes(1 << 30)),
+        high_watermark: 0.7,
+        low_watermark: 0.6,
+        min_free: Amount::PerMille(50),
+        scope: Scope::Keepers,
+        orphan_grace: Duration::from_secs(3 * 3600),
+        scrub: ScrubConfig { interval: Duration::ZERO, rate: 1 << 20 },
+    };
+    assert_eq!(load(yaml, &[flags.as_slice(), more.as_slice()].concat()).unwrap().cache, by_flags);
     assert_eq!(load("cache: {maxSize: 20Gi, minFree: 0}", &[]).unwrap().cache.max_size, Some(Amount::Bytes(20 << 30)));
 }
 
@@ -266,7 +281,46 @@ fn wrong_limits_of_the_cache_are_named_with_what_was_expected() {
     check("cache: {highWatermark: high}", &format!(": cache.highWatermark: invalid type: string \"high\", {SHARE}"));
     check("cache: {highWatermark: 0.7}", ": cache.lowWatermark: 0.8 is not below highWatermark, which is 0.7: expected less");
     check("cache: {scope: cluster}", ": cache.scope: expected one of node, keepers");
-    check("cache: {max: 1}", ": cache.max: unknown key: expected one of maxSize, highWatermark, lowWatermark, minFree, scope");
+    check(
+        "cache: {max: 1}",
+        ": cache.max: unknown key: expected one of maxSize, highWatermark, lowWatermark, minFree, scope, \
+         orphanGrace, scrub",
+    );
+}
+
+#[test]
+fn limits_of_the_cache_that_cannot_both_be_meant_are_refused_where_they_were_said() {
+    check("cache: {minFree: 100%}", ": cache.minFree: 100% of the file system leaves no room for anything: expected less");
+    check("cache: {maxSize: 95%}", ": cache.maxSize: 95% and minFree, which is 10%, are more than the file system together: expected less");
+    check(
+        "cache: {scrub: {rate: 10%}}",
+        ": cache.scrub.rate: expected bytes in a second, such as 20Mi, and more than 0; an interval of 0s turns scrubbing off",
+    );
+    check("cache: {scrub: {every: 1d}}", ": cache.scrub.every: unknown key: expected one of interval, rate");
+    let refusal = |yaml: &str, flags: &[&str]| telemetry::chain(&load(yaml, flags).unwrap_err());
+    assert_eq!(refusal("", &["--cache-max-size=0"]), "--cache-max-size: 0 leaves no room for anything: expected more");
+    let line = refusal("cache: {highWatermark: 0.5}", &["--cache-low-watermark=0.5"]);
+    assert_eq!(line, "--cache-low-watermark: 0.5 is not below highWatermark, which is 0.5: expected less");
+    assert!(refusal("", &["--cache-scrub-rate=0"]).starts_with("--cache-scrub-rate: expected bytes in a second"));
+    assert!(load("cache: {maxSize: 90%}", &[]).is_ok() && load("cache: {maxSize: 2Ti, minFree: 50%}", &[]).is_ok());
+}
+
+#[test]
+fn another_section_cache_is_read_while_the_agent_runs() {
+    let (_dir, file) = mk_file("config.yaml", "cache: {maxSize: 1Gi}");
+    let args = ["--cache-min-free=3%", "--config", file.to_str().unwrap()];
+    let mut reload = Config::load(mk_args(&args)).unwrap().reload.unwrap();
+    assert_eq!(reload.look().unwrap(), None, "nothing has changed");
+    std::fs::write(&file, "cache: {maxSize: 2Gi, minFree: 50%}").unwrap();
+    let config = reload.look().unwrap().unwrap();
+    assert_eq!((config.max_size, config.min_free), (Some(Amount::Bytes(2 << 30)), Amount::PerMille(30)), "flags still overrule it");
+    std::fs::write(&file, "cache: {maxSize: lots}").unwrap();
+    assert!(reload.look().is_err());
+    assert_eq!(reload.look().unwrap(), None, "a mistake is said once");
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(reload.look().unwrap(), None, "it is being replaced");
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(reload.look().unwrap().unwrap().max_size, None);
 }
 
 #[test]

@@ -20,7 +20,7 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kuik_crd::control::{AGENTS_PATH, Agents, DESIRED_PATH, Desired, Pin};
+use kuik_crd::control::{AGENTS_PATH, Agents, DESIRED_PATH, Desired};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,7 @@ use poll::Subject;
 
 use crate::cache::Cache;
 use crate::config::ControlConfig;
+use crate::disk::{self, Disk};
 use crate::metrics::Metrics;
 use crate::store::Store;
 
@@ -51,6 +52,10 @@ struct Parts {
     /// One that leaves times of use as they are.
     cache: Cache,
     metrics: Arc<Metrics>,
+    /// How the disk is.
+    disk: watch::Receiver<disk::Status>,
+    /// What was used here up to this time has been reported.
+    heard_until: watch::Sender<u64>,
 }
 
 impl Parts {
@@ -73,17 +78,10 @@ impl Parts {
 /// What the control API said last. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct View {
-    desired: watch::Receiver<Option<Desired>>,
     agents: watch::Receiver<Option<Agents>>,
 }
 
 impl View {
-    /// Which of the images here are needed, and why. `None` as long as nobody has said anything, which is not the same as none.
-    #[must_use]
-    pub fn pins(&self) -> Option<Vec<Pin>> {
-        self.desired.borrow().as_ref().map(|desired| desired.pins.clone())
-    }
-
     /// The agents of the cluster.
     #[must_use]
     pub fn agents(&self) -> Option<Agents> {
@@ -104,9 +102,7 @@ impl Control {
     pub async fn start(
         config: ControlConfig,
         node: Option<&str>,
-        cache: &Cache,
-        store: &Store,
-        metrics: &Arc<Metrics>,
+        (cache, store, disk, metrics): (&Cache, &Store, &Disk, &Arc<Metrics>),
         pace: Pace,
     ) -> Self {
         if let Some(address) = &config.unexpanded {
@@ -123,12 +119,11 @@ impl Control {
             store: store.clone(),
             cache: cache.quietly(),
             metrics: Arc::clone(metrics),
+            disk: disk.status(),
+            heard_until: watch::Sender::new(0),
         });
-        let control = Self {
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-            view: View { desired: desired_seen.clone(), agents: agents_seen },
-        };
+        disk.join(disk::Cluster { desired: desired_seen.clone(), heard_until: parts.heard_until.subscribe() });
+        let control = Self { tasks: TaskTracker::new(), stop: CancellationToken::new(), view: View { agents: agents_seen } };
         control.spawn(poll::run(Arc::clone(&parts), DESIRED, desired));
         control.spawn(poll::run(Arc::clone(&parts), AGENTS, agents));
         control.spawn(work::run(Arc::clone(&parts), desired_seen));

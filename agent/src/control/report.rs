@@ -113,6 +113,7 @@ impl Reporter {
 
     async fn report(&mut self) -> Result<(), ControlError> {
         self.parts.client.check()?;
+        let looked_at = now_seconds();
         let held = self.held().await;
         let findings = self.parts.cache.findings().waiting();
         let full = self.full_wanted || self.last_full.is_none_or(|at| at.elapsed() >= self.parts.pace.full_every);
@@ -143,6 +144,9 @@ impl Reporter {
             self.last_full = Some(self.last);
         }
         self.full_wanted = answer.full_wanted;
+        if !answer.full_wanted {
+            self.parts.heard_until.send_replace(looked_at);
+        }
         Ok(())
     }
 
@@ -176,7 +180,19 @@ impl Reporter {
                 (0, 0)
             }
         };
-        Disk { capacity_bytes, free_bytes, used_bytes: usage.blob_bytes, budget_bytes: None, blobs: usage.blobs, evicted_images: 0 }
+        let status = self.parts.disk.borrow().clone();
+        Disk {
+            capacity_bytes,
+            free_bytes,
+            used_bytes: self.parts.store.room().used,
+            budget_bytes: status.budget_bytes,
+            blobs: usage.blobs,
+            evicted_images: status.evicted_images,
+            evicted_last_hour: status.evicted_last_hour,
+            pressure: status.pressure,
+            quarantined_blobs: usage.quarantined,
+            last_quarantined: usage.last_quarantined.map(|digest| digest.to_string()),
+        }
     }
 }
 

@@ -17,7 +17,8 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use crate::cache::{Cache, Platforms};
+use crate::cache::{Cache, ImageEntry, Platforms};
+use crate::disk::Disk;
 use crate::oci::Image;
 use crate::readiness::Readiness;
 use crate::store::{Checked, Store};
@@ -30,6 +31,7 @@ const EVENTS_WAITING_MAX: usize = 16;
 pub struct AdminState {
     pub cache: Cache,
     pub store: Store,
+    pub disk: Disk,
     pub probes: ProbeState,
     pub tasks: TaskTracker,
 }
@@ -42,6 +44,9 @@ pub fn admin(state: AdminState) -> Router {
         .route("/v1/image", get(image))
         .route("/v1/pull", post(pull))
         .route("/v1/verify", post(verify))
+        .route("/v1/gc", post(gc))
+        .route("/v1/pin", post(pin))
+        .route("/v1/unpin", post(unpin))
         .with_state(state)
         .merge(probes(probing))
 }
@@ -73,8 +78,48 @@ async fn metrics(State(state): State<ProbeState>) -> Response {
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }
 
+/// An image, and whether somebody pinned it here.
+#[derive(Debug, Serialize)]
+struct Listed {
+    #[serde(flatten)]
+    image: ImageEntry,
+    pinned: bool,
+}
+
 async fn images(State(state): State<AdminState>) -> Response {
-    Json(json!({ "images": state.cache.images().await })).into_response()
+    let listed = |image: ImageEntry| Listed { pinned: state.disk.is_pinned(&image.reference), image };
+    let images: Vec<Listed> = state.cache.images().await.into_iter().map(listed).collect();
+    Json(json!({ "images": images })).into_response()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct GcQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+async fn gc(State(state): State<AdminState>, Query(query): Query<GcQuery>) -> Response {
+    Json(state.disk.collect(query.dry_run).await).into_response()
+}
+
+async fn pin(state: State<AdminState>, query: Query<ImageQuery>) -> Response {
+    set_pin(state, query, true).await
+}
+
+async fn unpin(state: State<AdminState>, query: Query<ImageQuery>) -> Response {
+    set_pin(state, query, false).await
+}
+
+async fn set_pin(State(state): State<AdminState>, Query(query): Query<ImageQuery>, pinned: bool) -> Response {
+    let image = match query.image() {
+        Ok(image) => image,
+        Err(response) => return *response,
+    };
+    match state.disk.pin(&image, pinned).await {
+        Ok(changed) => Json(json!({ "reference": image.to_string(), "pinned": pinned, "changed": changed })).into_response(),
+        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, &crate::telemetry::chain(&error)),
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -25,6 +25,9 @@ pub enum StoreError {
          run the newer agent, or give this one another --data-dir"
     )]
     Newer { path: PathBuf, found: String, known: u32 },
+    /// What the cache may take is taken, and nothing could be evicted in time.
+    #[error("there is no room for {wanted} bytes: {used} of the {limit} that the cache may take now are taken or promised")]
+    NoRoom { wanted: u64, used: u64, limit: u64 },
     /// The bytes are not those of the digest.
     #[error("the content has digest {actual}, not {expected}")]
     Mismatch { expected: Box<Digest>, actual: Box<Digest> },
@@ -45,6 +48,7 @@ impl StoreError {
                 matches!(source.kind(), Kind::StorageFull | Kind::QuotaExceeded | Kind::ReadOnlyFilesystem)
                     || source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
             }
+            Self::NoRoom { .. } => true,
             Self::InUse { .. } | Self::Newer { .. } | Self::Mismatch { .. } => false,
         }
     }

@@ -178,6 +178,24 @@ impl Index {
         }
     }
 
+    /// The rows of a table that follow on a key, in order, and so many of them at the most.
+    pub(super) fn after(&self, table: Table, key: &[u8], most: usize) -> Vec<Row> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        match &*self.backend() {
+            Backend::Sled { tables, .. } => {
+                let rows = || tables[&table].range::<&[u8], _>((Excluded(key), Unbounded)).take(most);
+                let read = || rows().map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect();
+                self.guard(table, read).unwrap_or_default()
+            }
+            Backend::Memory(rows) => lock(rows)
+                .range((Excluded((table, key.to_vec())), Unbounded))
+                .take_while(|((other, _), _)| *other == table)
+                .take(most)
+                .map(|((_, key), value)| (key.clone(), value.clone()))
+                .collect(),
+        }
+    }
+
     /// Visits all rows of a table, without a copy of them all.
     pub(super) fn each(&self, table: Table, visit: &mut dyn FnMut(&[u8], &[u8])) {
         match &*self.backend() {
@@ -312,6 +330,9 @@ mod tests {
         assert_eq!(index.get(Table::Tags, b"a\0y"), Some(b"2".to_vec()));
         let rows: Vec<_> = index.scan(Table::Tags, b"a\0").into_iter().map(|(_, value)| value).collect();
         assert_eq!(rows, [b"1", b"2"]);
+        let after: Vec<_> = index.after(Table::Tags, b"a\0x", 2).into_iter().map(|(_, value)| value).collect();
+        assert_eq!(after, [b"2", b"3"]);
+        assert_eq!(index.after(Table::Tags, b"", 1).len(), 1);
         index.update(Table::Tags, b"a\0y", &|old| Some([old, b"+"].concat()));
         index.update(Table::Tags, b"a\0z", &|_| Some(b"new".to_vec()));
         index.update(Table::Tags, b"a\0x", &|_| None);

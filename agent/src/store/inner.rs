@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::Store;
+use super::account::Account;
 use super::blob::{Blob, Reader};
 use super::changes::Changes;
 use super::error::StoreError;
@@ -27,9 +28,11 @@ pub(super) struct Inner {
     pub(super) small: moka::sync::Cache<Digest, Bytes>,
     /// Use-times since the last flush. Held for a lookup or an insertion, never across an await.
     pub(super) touched: Mutex<HashMap<Digest, u64>>,
-    pub(super) blob_bytes: AtomicU64,
-    pub(super) blob_count: AtomicU64,
+    /// What is used and promised of the disk.
+    pub(super) account: Arc<Account>,
     pub(super) quarantined: AtomicU64,
+    /// Never held across an await.
+    pub(super) last_quarantined: Mutex<Option<Digest>>,
     pub(super) rebuilt: AtomicU64,
     /// What the last orderly shutdown said of the index, until it has been compared. Never held across an await.
     pub(super) closed: Mutex<Option<Closed>>,
@@ -122,29 +125,31 @@ impl Inner {
     }
 
     /// Makes what was written a committed blob, last used at `used`.
-    pub(super) fn commit(&self, writer: Writer, digest: &Digest, used: u64) -> Result<(), StoreError> {
+    pub(super) fn commit(&self, mut writer: Writer, digest: &Digest, used: u64) -> Result<(), StoreError> {
         writer.seal(digest)?;
         let committing = self.committing.read().unwrap_or_else(PoisonError::into_inner);
         let size = writer.commit(digest)?;
         let key = digest_key(digest);
         // In one step: of two who commit the same blob, one adds to the sums.
         if self.index.put(Table::Blobs, &key, record::encode(&BlobRecord { size, used })) {
-            self.blob_bytes.fetch_add(size, Ordering::Relaxed);
-            self.blob_count.fetch_add(1, Ordering::Relaxed);
+            self.account.blob_came(size);
         }
         drop(committing);
+        // What was promised is given back now that it is counted as used: never less is known of than there is.
+        drop(writer);
         self.changes.blob(digest);
         Ok(())
     }
 
+    /// Sums up what the index knows. Nothing is committed meanwhile, or it would be counted twice or never.
     pub(super) fn sum_up(&self) {
-        let (mut bytes, mut count) = (0, 0);
-        self.index.each(Table::Blobs, &mut |_, value| {
-            bytes += record::decode::<BlobRecord>(value).map_or(0, |record| record.size);
-            count += 1;
-        });
-        self.blob_bytes.store(bytes, Ordering::Relaxed);
-        self.blob_count.store(count, Ordering::Relaxed);
+        let _no_commit = self.committing.write().unwrap_or_else(PoisonError::into_inner);
+        let (mut lengths, mut records) = (Vec::new(), 0);
+        self.index.each(Table::Blobs, &mut |_, value| lengths.extend(record::decode::<BlobRecord>(value).map(|record| record.size)));
+        for table in [Table::Manifests, Table::Tags] {
+            self.index.each(table, &mut |_, _| records += 1);
+        }
+        self.account.settle(lengths.into_iter(), records);
     }
 
     /// Takes a blob out of the index because the directory does not have it.
@@ -154,11 +159,7 @@ impl Inner {
         if let Some(record) = self.blob_record(digest)
             && self.index.remove(Table::Blobs, &key)
         {
-            let subtract = |total: &AtomicU64, count: u64| {
-                let _ = total.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |total| Some(total.saturating_sub(count)));
-            };
-            subtract(&self.blob_bytes, record.size);
-            subtract(&self.blob_count, 1);
+            self.account.blob_went(record.size);
             self.changes.loss(digest);
         }
     }

@@ -127,8 +127,12 @@ impl Layout {
         self.repository(repository).join(MANIFESTS_DIR)
     }
 
+    pub(super) fn notes(&self) -> PathBuf {
+        self.root.join("control")
+    }
+
     pub(super) fn note(&self, name: &str) -> PathBuf {
-        self.root.join("control").join(format!("{name}.json"))
+        self.notes().join(format!("{name}.json"))
     }
 
     fn repository(&self, repository: &Repository) -> PathBuf {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 /// Enters a manifest and everything that it references into the index.
 pub(super) fn index(inner: &Inner, repository: &Repository, digest: &Digest, record: &ManifestRecord, manifest: &Manifest) {
     for child in &manifest.children {
-        let link = LinkRecord { size: child.size, media_type: child.media_type.clone() };
+        let link = LinkRecord { size: child.size, media_type: child.media_type.clone(), unfounded: false };
         inner.index.put(Table::Links, &in_repository(repository, &digest_key(&child.digest)), encode(&link));
     }
     if let Some(subject) = &manifest.subject {
@@ -31,6 +31,20 @@ pub struct Naming<'a> {
 }
 
 impl Store {
+    /// A repository that a blob belongs to, and whether as a manifest.
+    ///
+    /// # Errors
+    /// None but the runtime's own.
+    pub async fn repository_of(&self, digest: &Digest) -> Result<Option<(Repository, bool)>, StoreError> {
+        let inner = std::sync::Arc::clone(&self.inner);
+        let digest = *digest;
+        super::blocking(move || {
+            let read = |path: Vec<u8>| Repository::from_path(std::str::from_utf8(&path).ok()?).ok();
+            Ok(inner.repositories_of(&digest).into_iter().find_map(|(path, is_manifest)| Some((read(path)?, is_manifest))))
+        })
+        .await
+    }
+
     /// Waits until nothing is being deleted, and keeps it so.
     pub async fn naming(&self) -> Naming<'_> {
         Naming { _guard: self.inner.naming.read().await }
@@ -52,7 +66,7 @@ impl Store {
     /// The order matters to a power cut: a record never names a manifest that is not on disk yet.
     ///
     /// # Errors
-    /// When the disk is full or fails. The manifest is then served only as long as it is in memory.
+    /// When there is no room, or the disk is full or fails. The manifest is then served only as long as it is in memory.
     pub async fn persist_manifest(
         &self,
         repository: Repository,
@@ -62,17 +76,19 @@ impl Store {
         tag: Option<(Tag, TagRecord)>,
         used: u64,
     ) -> Result<(), StoreError> {
+        let room = self.reserve_manifest(bytes.len() as u64)?;
         let inner = std::sync::Arc::clone(&self.inner);
         super::blocking(move || {
-            if !inner.layout.blob(&digest).exists() {
-                let mut writer = Writer::create(std::sync::Arc::clone(&inner.layout), &digest)?;
+            // A file that the index does not know may be about to be deleted.
+            if inner.blob_record(&digest).is_none() || !inner.layout.blob(&digest).exists() {
+                let mut writer = Writer::create(std::sync::Arc::clone(&inner.layout), &digest, room)?;
                 writer.append(std::slice::from_ref(&bytes))?;
                 inner.commit(writer, &digest, used)?;
             }
             let record = ManifestRecord { media_type, size: bytes.len() as u64 };
-            refs::write_manifest(&inner.layout, &repository, &digest, &record)?;
+            inner.account.records_came(refs::write_manifest(&inner.layout, &repository, &digest, &record)?.into());
             if let Some((tag, record)) = tag {
-                refs::write_tag(&inner.layout, &repository, &tag, &record)?;
+                inner.account.records_came(refs::write_tag(&inner.layout, &repository, &tag, &record)?.into());
                 inner.index.put(Table::Tags, &in_repository(&repository, tag.as_str().as_bytes()), encode(&record));
             }
             inner.changes.name();
@@ -129,14 +145,15 @@ impl Store {
         }
         // A manifest may be asked for as a blob too: the specification lets registries answer so.
         let record: ManifestRecord = self.inner.index.get(Table::Manifests, &key).and_then(|bytes| decode(&bytes))?;
-        Some(LinkRecord { size: Some(record.size), media_type: Some(record.media_type) })
+        Some(LinkRecord { size: Some(record.size), media_type: Some(record.media_type), unfounded: false })
     }
 
     /// Notes that upstream serves a blob under the repository.
     pub fn put_link(&self, repository: &Repository, digest: &Digest, size: Option<u64>) {
         let key = in_repository(repository, &digest_key(digest));
-        let old: LinkRecord = self.inner.index.get(Table::Links, &key).and_then(|bytes| decode(&bytes)).unwrap_or_default();
-        self.inner.index.put(Table::Links, &key, encode(&LinkRecord { size: size.or(old.size), media_type: old.media_type }));
+        let old = self.inner.index.get(Table::Links, &key).and_then(|bytes| decode(&bytes));
+        let old = old.unwrap_or(LinkRecord { unfounded: true, ..LinkRecord::default() });
+        self.inner.index.put(Table::Links, &key, encode(&LinkRecord { size: size.or(old.size), ..old }));
     }
 
     /// The tags that are known of a repository, in order.

@@ -3,9 +3,11 @@
 //! The only module that touches the directory. A byte is served from it only out of a committed, verified blob. The index is a
 //! cache: deleting it loses recency and tag freshness, nothing else.
 
+mod account;
 mod blob;
 mod buffer;
 mod changes;
+mod closure;
 mod disk;
 mod error;
 mod files;
@@ -19,6 +21,7 @@ mod record;
 mod recover;
 mod refs;
 mod remove;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -34,14 +37,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tokio::sync::watch;
 
+pub use account::{Reservation, Room};
 pub use blob::{Blob, Reader};
 pub use changes::{Changed, ShortDigest};
 pub use disk::Space;
 pub use error::StoreError;
 pub use manifests::{Catalogue, Naming};
 pub use record::{BlobRecord, LinkRecord, ManifestRecord, TagRecord, UpstreamStatus};
-pub use remove::Removal;
-pub use verify::Checked;
+pub use remove::{Removal, Victim};
+pub use sweep::Orphans;
+pub use verify::{Checked, Pause};
 pub use writer::Writer;
 
 use index::Table;
@@ -70,6 +75,8 @@ pub struct Usage {
     pub blobs: u64,
     pub index_bytes: u64,
     pub quarantined: u64,
+    /// The last of them.
+    pub last_quarantined: Option<Digest>,
     pub index_rebuilds: u64,
 }
 
@@ -87,9 +94,9 @@ impl Store {
             index: opened.index,
             small: moka::sync::Cache::builder().max_capacity(SMALL_BYTES_TOTAL).weigher(weigh).build(),
             touched: Mutex::default(),
-            blob_bytes: AtomicU64::new(0),
-            blob_count: AtomicU64::new(0),
+            account: account::Account::new(disk::block_bytes(root)),
             quarantined: AtomicU64::new(0),
+            last_quarantined: Mutex::default(),
             rebuilt: AtomicU64::new(0),
             settled: watch::Sender::new(false),
             closed: Mutex::new(opened.closed),
@@ -212,14 +219,15 @@ impl Store {
         size <= SMALL_BYTES
     }
 
-    /// Begins a blob.
+    /// Begins a blob of so many bytes, if that is known.
     ///
     /// # Errors
-    /// When the disk is full or fails.
-    pub async fn writer(&self, digest: &Digest) -> Result<Writer, StoreError> {
+    /// When there is no room for it, or the disk is full or fails.
+    pub async fn writer(&self, digest: &Digest, size: Option<u64>) -> Result<Writer, StoreError> {
+        let room = self.reserve(size).await?;
         let layout = Arc::clone(&self.inner.layout);
         let digest = *digest;
-        blocking(move || Writer::create(layout, &digest)).await
+        blocking(move || Writer::create(layout, &digest, room)).await
     }
 
     /// Makes what was written a committed blob.
@@ -230,6 +238,11 @@ impl Store {
         let inner = Arc::clone(&self.inner);
         let digest = *digest;
         blocking(move || inner.commit(writer, &digest, now_seconds())).await
+    }
+
+    /// Says when a blob was last asked for.
+    pub fn set_used(&self, digest: &Digest, used: u64) {
+        self.inner.touched().insert(*digest, used);
     }
 
     /// Notes that a blob was asked for.
@@ -273,11 +286,13 @@ impl Store {
     /// Figures for the metrics.
     #[must_use]
     pub fn usage(&self) -> Usage {
+        let sums = self.inner.account.sums();
         Usage {
-            blob_bytes: self.inner.blob_bytes.load(Ordering::Relaxed),
-            blobs: self.inner.blob_count.load(Ordering::Relaxed),
+            blob_bytes: sums.blob_bytes,
+            blobs: sums.blob_count,
             index_bytes: self.inner.index.size_bytes(),
             quarantined: self.inner.quarantined.load(Ordering::Relaxed),
+            last_quarantined: *self.inner.last_quarantined.lock().unwrap_or_else(PoisonError::into_inner),
             index_rebuilds: self.inner.rebuilt.load(Ordering::Relaxed),
         }
     }

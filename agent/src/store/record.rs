@@ -57,6 +57,9 @@ pub struct LinkRecord {
     pub size: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
+    /// No manifest here says so, only upstream does: it may be served, and is no reason to keep it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfounded: bool,
 }
 
 /// A committed blob.

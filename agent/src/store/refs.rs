@@ -10,16 +10,25 @@ use super::layout::{self, Layout};
 use super::record::{ManifestRecord, TagRecord, decode, encode};
 use crate::oci::{Digest, Repository, Tag};
 
-pub(super) fn write_tag(layout: &Layout, repository: &Repository, tag: &Tag, record: &TagRecord) -> Result<(), StoreError> {
-    files::write_atomically(layout, &layout.tag(repository, tag), &encode(record))
+/// `true` if there was no such record.
+pub(super) fn write_tag(layout: &Layout, repository: &Repository, tag: &Tag, record: &TagRecord) -> Result<bool, StoreError> {
+    let path = layout.tag(repository, tag);
+    let is_new = !path.exists();
+    files::write_atomically(layout, &path, &encode(record)).map(|()| is_new)
 }
 
-pub(super) fn write_manifest(layout: &Layout, repository: &Repository, digest: &Digest, record: &ManifestRecord) -> Result<(), StoreError> {
+/// `true` if there was no such record.
+pub(super) fn write_manifest(
+    layout: &Layout,
+    repository: &Repository,
+    digest: &Digest,
+    record: &ManifestRecord,
+) -> Result<bool, StoreError> {
     let path = layout.manifest(repository, digest);
     if path.exists() {
-        return Ok(());
+        return Ok(false);
     }
-    files::write_atomically(layout, &path, &encode(record))
+    files::write_atomically(layout, &path, &encode(record)).map(|()| true)
 }
 
 /// What the walk of `refs/` finds.

@@ -1,12 +1,14 @@
-//! Deleting one image: its name, what only it has, and nothing else.
+//! Deleting images: their names, what only they have, and nothing else.
 //!
 //! What stays: manifests and blobs that another tag or manifest of the repository, or any other repository, references.
 //!
-//! Crash states. The index forgets first and is flushed; then files go: the tag's record, the records of manifests, blobs, each group
+//! Many images are deleted in one go, because finding out what nobody else references takes a look at everything.
+//!
+//! Crash states. The index forgets first and is flushed; then files go: tags' records, the records of manifests, blobs, each group
 //! synced before the next. So what a crash leaves is a prefix of:
-//! * rows gone, all files there: the walk at the next start finds the image again, whole;
-//! * the tag gone: its manifests are held by digest, whole;
-//! * records of manifests gone too: their blobs lie there without a reference, and harm nobody;
+//! * rows gone, all files there: the walk at the next start finds the images again, whole;
+//! * tags gone: their manifests are held by digest, whole;
+//! * records of manifests gone too: their blobs lie there without a reference, until `sweep.rs` finds them;
 //! * everything gone.
 //!
 //! In none of them does a record name a manifest that is not on disk.
@@ -17,19 +19,29 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
+use super::closure::{Closure, Read};
 use super::error::StoreError;
 use super::index::Table;
 use super::layout::{digest_key, digest_of_key, in_repository, repository_prefix};
 use super::record::{TagRecord, decode};
 use super::{Inner, Store, files};
-use crate::oci::{Digest, Manifest, Repository, Target};
+use crate::oci::{Digest, Repository, Target};
+
+/// An image that is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Victim {
+    pub repository: Repository,
+    pub target: Target,
+    /// It stays if it was used later than this.
+    pub unused_since: u64,
+}
 
 /// What became of an image that was to be deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
     /// It is gone, and with it so much.
     Removed {
-        /// What its blobs took, manifests included.
+        /// What its blobs took, manifests included; what it shared with another that went along counts for the first of them.
         bytes: u64,
         /// How many files these were.
         blobs: usize,
@@ -43,12 +55,35 @@ pub enum Removal {
 }
 
 impl Store {
-    /// Deletes an image unless it was used later than `unused_since`. Manifests of the repository in `needed` stay, with all they need.
+    /// Deletes images, but for those used later than they may have been. Manifests in `needed` stay, with all they need.
     ///
-    /// Who reads a blob of it at the moment goes on reading.
+    /// Who reads a blob of them at the moment goes on reading.
     ///
     /// # Errors
     /// When the disk fails; what is left then is as sound as after a crash.
+    pub async fn remove_images(&self, victims: Vec<Victim>, needed: Vec<(Repository, Digest)>) -> Result<Vec<Removal>, StoreError> {
+        if !self.inner.knows_all() {
+            // The walk takes its time, and whoever waits behind us would wait for it too.
+            return Ok(vec![Removal::NotYet; victims.len()]);
+        }
+        // Nobody gives a name to a manifest meanwhile.
+        let naming = self.inner.naming.write().await;
+        if !self.inner.knows_all() {
+            return Ok(vec![Removal::NotYet; victims.len()]);
+        }
+        let inner = Arc::clone(&self.inner);
+        let (removals, orphans) = super::blocking(move || inner.forget_images(&victims, &needed)).await?;
+        // The index knows these blobs no more: who names them from here on fetches them again, and a new file is not deleted.
+        drop(naming);
+        let inner = Arc::clone(&self.inner);
+        super::blocking(move || orphans.iter().try_for_each(|digest| inner.delete_blob(digest))).await?;
+        Ok(removals)
+    }
+
+    /// Deletes one image.
+    ///
+    /// # Errors
+    /// As for [`Store::remove_images`].
     pub async fn remove_image(
         &self,
         repository: &Repository,
@@ -56,76 +91,124 @@ impl Store {
         unused_since: u64,
         needed: Vec<Digest>,
     ) -> Result<Removal, StoreError> {
-        if !self.inner.knows_all() {
-            // The walk takes its time, and whoever waits behind us would wait for it too.
-            return Ok(Removal::NotYet);
-        }
-        // Nobody gives a name to a manifest meanwhile.
-        let naming = self.inner.naming.write().await;
-        if !self.inner.knows_all() {
-            return Ok(Removal::NotYet);
-        }
-        let inner = Arc::clone(&self.inner);
-        let (repository, target) = (repository.clone(), target.clone());
-        let removed = super::blocking(move || inner.remove_image(&repository, &target, unused_since, &needed)).await;
-        drop(naming);
-        removed
+        let victim = Victim { repository: repository.clone(), target: target.clone(), unused_since };
+        let needed = needed.into_iter().map(|digest| (repository.clone(), digest)).collect();
+        let removals = self.remove_images(vec![victim], needed).await?;
+        Ok(removals.first().copied().unwrap_or(Removal::Absent))
     }
 }
 
-/// Manifests and everything that they reference.
-#[derive(Debug, Default)]
-struct Closure {
-    /// Manifests in the order in which they were found, the roots first.
-    manifests: Vec<Digest>,
-    digests: BTreeSet<Digest>,
-    /// The subject of each referrer among the manifests.
-    subjects: BTreeMap<Digest, Digest>,
-    /// The bytes of each manifest could be read: nothing is missing here.
-    certain: bool,
+/// An image that goes, and the manifest that it means.
+struct Going<'a> {
+    /// Its place in the list of victims.
+    nth: usize,
+    target: &'a Target,
+    root: Digest,
+}
+
+/// What one repository loses.
+struct Loss<'a> {
+    repository: &'a Repository,
+    going: Vec<Going<'a>>,
+    own: Closure,
+    /// Manifests that the repository has no more.
+    gone: Vec<Digest>,
+    /// What it references no more.
+    orphans: BTreeSet<Digest>,
 }
 
 impl Inner {
-    fn remove_image(&self, repository: &Repository, target: &Target, unused_since: u64, needed: &[Digest]) -> Result<Removal, StoreError> {
-        let manifests = self.manifests_of(repository);
-        let root = match target {
-            Target::Tag(tag) => {
-                let row = self.index.get(Table::Tags, &in_repository(repository, tag.as_str().as_bytes()));
-                row.and_then(|bytes| decode::<TagRecord>(&bytes)).map(|record| record.digest)
-            }
-            Target::Digest(digest) => manifests.contains(digest).then_some(*digest),
-        };
-        let Some(root) = root else {
-            return Ok(Removal::Absent);
-        };
-        let used = self.used(&root);
-        if used > unused_since {
-            return Ok(Removal::Used(used));
+    /// Has the index and the records forget images; what remains to be deleted are the blobs.
+    fn forget_images(&self, victims: &[Victim], needed: &[(Repository, Digest)]) -> Result<(Vec<Removal>, BTreeSet<Digest>), StoreError> {
+        let mut removals = vec![Removal::Absent; victims.len()];
+        let mut by_repository: BTreeMap<&Repository, Vec<usize>> = BTreeMap::new();
+        victims.iter().enumerate().for_each(|(nth, victim)| by_repository.entry(&victim.repository).or_default().push(nth));
+        let mut read = Read::default();
+        let mut losses = Vec::new();
+        for (repository, nths) in by_repository {
+            let going = nths.into_iter().filter_map(|nth| self.going(nth, &victims[nth], &mut removals)).collect();
+            let needed = needed.iter().filter(|(of, _)| of == repository).map(|(_, digest)| *digest);
+            losses.push(self.loss(repository, going, &needed.collect::<Vec<_>>(), &mut read));
         }
-        let own = self.closure([root], &manifests);
-        let tags = self.tag_digests(repository, target);
-        let others = manifests.iter().filter(|digest| !own.digests.contains(digest)).copied();
-        let stays = self.closure(tags.into_iter().chain(others).chain(needed.iter().copied()), &manifests);
-        if matches!(target, Target::Digest(_)) && stays.digests.contains(&root) {
-            return Ok(Removal::Absent);
-        }
-        let gone: Vec<Digest> = own.manifests.iter().filter(|digest| !stays.digests.contains(digest)).copied().collect();
-        let mut orphans: BTreeSet<Digest> = own.digests.iter().filter(|digest| !stays.digests.contains(digest)).copied().collect();
-        if !stays.certain {
-            // One that cannot be read may need any of them.
-            orphans.clear();
-        }
-        self.forget_names(repository, target, &gone, &orphans, &own.subjects);
+        losses.iter().for_each(|loss| self.forget_names(loss));
+        let mut orphans: BTreeSet<Digest> = losses.iter().flat_map(|loss| &loss.orphans).copied().collect();
         self.spare_what_others_need(&mut orphans);
-        let bytes = orphans.iter().filter_map(|digest| self.blob_record(digest)).map(|record| record.size).sum();
+        let mut counted = BTreeSet::new();
+        for loss in &losses {
+            self.count(loss, &orphans, &mut counted, &mut read, &mut removals);
+        }
         orphans.iter().for_each(|digest| self.forget_blob(digest));
         self.index.flush();
         self.changes.name();
-        self.delete_records(repository, target, &gone)?;
-        for digest in &orphans {
-            self.delete_blob(digest)?;
+        losses.iter().try_for_each(|loss| self.delete_tags(loss))?;
+        losses.iter().try_for_each(|loss| self.delete_manifests(loss))?;
+        Ok((removals, orphans))
+    }
+
+    /// The image as it is now, unless it is not to go.
+    fn going<'a>(&self, nth: usize, victim: &'a Victim, removals: &mut [Removal]) -> Option<Going<'a>> {
+        let Victim { repository, target, unused_since } = victim;
+        let root = match target {
+            Target::Tag(tag) => {
+                let row = self.index.get(Table::Tags, &in_repository(repository, tag.as_str().as_bytes()));
+                row.and_then(|bytes| decode::<TagRecord>(&bytes)).map(|record| record.digest)?
+            }
+            Target::Digest(digest) => {
+                self.index.get(Table::Manifests, &in_repository(repository, &digest_key(digest)))?;
+                *digest
+            }
+        };
+        let used = self.used(&root);
+        if used > *unused_since {
+            removals[nth] = Removal::Used(used);
+            return None;
         }
-        Ok(Removal::Removed { bytes, blobs: orphans.len() })
+        Some(Going { nth, target, root })
+    }
+
+    /// What goes with these images, and what stays because others of the repository need it.
+    fn loss<'a>(&self, repository: &'a Repository, mut going: Vec<Going<'a>>, needed: &[Digest], read: &mut Read) -> Loss<'a> {
+        let manifests = self.manifests_of(repository);
+        loop {
+            let own = self.closure(going.iter().map(|going| going.root), &manifests, read);
+            let tags = self.tag_digests(repository, &going);
+            let others = manifests.iter().filter(|digest| !own.digests.contains(digest)).copied();
+            let stays = self.closure(tags.into_iter().chain(others).chain(needed.iter().copied()), &manifests, read);
+            let before = going.len();
+            // What is held by digest and is a part of what stays is not gone without that.
+            going.retain(|going| !(matches!(going.target, Target::Digest(_)) && stays.digests.contains(&going.root)));
+            if going.len() < before {
+                continue;
+            }
+            let gone = own.manifests.iter().filter(|digest| !stays.digests.contains(digest)).copied().collect();
+            let mut orphans: BTreeSet<Digest> = own.digests.iter().filter(|digest| !stays.digests.contains(digest)).copied().collect();
+            if !stays.certain {
+                // One that cannot be read may need any of them.
+                orphans.clear();
+            }
+            return Loss { repository, going, own, gone, orphans };
+        }
+    }
+
+    /// Tells each image what went with it.
+    fn count(
+        &self,
+        loss: &Loss<'_>,
+        orphans: &BTreeSet<Digest>,
+        counted: &mut BTreeSet<Digest>,
+        read: &mut Read,
+        removals: &mut [Removal],
+    ) {
+        for going in &loss.going {
+            let (mut bytes, mut blobs) = (0, 0);
+            for digest in self.closure([going.root], &BTreeSet::new(), read).digests {
+                if orphans.contains(&digest) && counted.insert(digest) {
+                    bytes += self.blob_record(&digest).map_or(0, |record| record.size);
+                    blobs += 1;
+                }
+            }
+            removals[going.nth] = Removal::Removed { bytes, blobs };
+        }
     }
 
     fn used(&self, digest: &Digest) -> u64 {
@@ -139,61 +222,23 @@ impl Inner {
         rows.into_iter().filter_map(|(key, _)| digest_of_key(&key[prefix.len()..])).collect()
     }
 
-    /// What the repository's tags mean, but for the one that goes.
-    fn tag_digests(&self, repository: &Repository, target: &Target) -> Vec<Digest> {
+    /// What the repository's tags mean, but for those that go.
+    fn tag_digests(&self, repository: &Repository, going: &[Going<'_>]) -> Vec<Digest> {
         let prefix = repository_prefix(repository);
-        let goes = match target {
-            Target::Tag(tag) => tag.as_str().as_bytes(),
-            Target::Digest(_) => b"",
-        };
-        let rows = self.index.scan(Table::Tags, &prefix).into_iter().filter(|(key, _)| key[prefix.len()..] != *goes);
+        let tags: BTreeSet<&[u8]> = going.iter().filter_map(|going| tag_of(going.target)).collect();
+        let rows = self.index.scan(Table::Tags, &prefix).into_iter().filter(|(key, _)| !tags.contains(&key[prefix.len()..]));
         rows.filter_map(|(_, value)| Some(decode::<TagRecord>(&value)?.digest)).collect()
     }
 
-    fn closure(&self, roots: impl IntoIterator<Item = Digest>, known: &BTreeSet<Digest>) -> Closure {
-        let mut closure = Closure { certain: true, ..Closure::default() };
-        let mut open: Vec<Digest> = roots.into_iter().collect();
-        open.reverse();
-        while let Some(digest) = open.pop() {
-            if !closure.digests.insert(digest) {
-                continue;
-            }
-            closure.manifests.push(digest);
-            let bytes = self.small.get(&digest).or_else(|| self.read_verified(&digest).ok().flatten());
-            let Some(manifest) = bytes.and_then(|bytes| Manifest::parse(&bytes).ok()) else {
-                // A child that never came needs nothing.
-                closure.certain &= !known.contains(&digest);
-                continue;
-            };
-            if let Some(subject) = manifest.subject {
-                closure.subjects.insert(digest, subject);
-            }
-            for child in manifest.children {
-                if child.is_manifest {
-                    open.push(child.digest);
-                } else {
-                    closure.digests.insert(child.digest);
-                }
-            }
-        }
-        closure
-    }
-
     /// Takes out of the index what the repository has no more.
-    fn forget_names(
-        &self,
-        repository: &Repository,
-        target: &Target,
-        gone: &[Digest],
-        orphans: &BTreeSet<Digest>,
-        subjects: &BTreeMap<Digest, Digest>,
-    ) {
-        if let Target::Tag(tag) = target {
-            self.index.remove(Table::Tags, &in_repository(repository, tag.as_str().as_bytes()));
+    fn forget_names(&self, loss: &Loss<'_>) {
+        let Loss { repository, going, own, gone, orphans } = loss;
+        for tag in going.iter().filter_map(|going| tag_of(going.target)) {
+            self.index.remove(Table::Tags, &in_repository(repository, tag));
         }
         for digest in gone {
             self.index.remove(Table::Manifests, &in_repository(repository, &digest_key(digest)));
-            if let Some(subject) = subjects.get(digest) {
+            if let Some(subject) = own.subjects.get(digest) {
                 let mut key = in_repository(repository, &digest_key(subject));
                 key.extend(digest_key(digest));
                 self.index.remove(Table::Referrers, &key);
@@ -221,45 +266,60 @@ impl Inner {
         });
     }
 
-    fn delete_records(&self, repository: &Repository, target: &Target, gone: &[Digest]) -> Result<(), StoreError> {
-        if let Target::Tag(tag) = target {
-            delete(&[self.layout.tag(repository, tag)])?;
-        }
-        let paths: Vec<PathBuf> = gone.iter().map(|digest| self.layout.manifest(repository, digest)).collect();
-        delete(&paths)?;
+    fn delete_tags(&self, loss: &Loss<'_>) -> Result<(), StoreError> {
+        let tags = loss.going.iter().filter_map(|going| match going.target {
+            Target::Tag(tag) => Some(self.layout.tag(loss.repository, tag)),
+            Target::Digest(_) => None,
+        });
+        self.delete_records(&tags.collect::<Vec<_>>())?;
+        let _ = fs::remove_dir(self.layout.tag_dir(loss.repository));
+        Ok(())
+    }
+
+    fn delete_manifests(&self, loss: &Loss<'_>) -> Result<(), StoreError> {
+        let paths: Vec<PathBuf> = loss.gone.iter().map(|digest| self.layout.manifest(loss.repository, digest)).collect();
+        self.delete_records(&paths)?;
         // Directories that are empty now; one that is not stays, and so do those above it.
-        let mut dir = self.layout.tag_dir(repository);
-        let _ = fs::remove_dir(&dir);
-        dir = self.layout.manifest_dir(repository);
+        let mut dir = self.layout.manifest_dir(loss.repository);
         while dir.starts_with(self.layout.refs()) && dir != self.layout.refs() && fs::remove_dir(&dir).is_ok() {
             dir.pop();
         }
         Ok(())
     }
 
+    /// Deletes records of one directory, and makes that last.
+    fn delete_records(&self, paths: &[PathBuf]) -> Result<(), StoreError> {
+        for path in paths {
+            self.account.records_went(unlink(path)?.into());
+        }
+        match paths.first().and_then(|path| path.parent()) {
+            Some(dir) if dir.is_dir() => files::sync_dir(dir),
+            _ => Ok(()),
+        }
+    }
+
     /// Unlinks a blob that the index has forgotten, unless it was committed anew meanwhile.
-    fn delete_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+    pub(super) fn delete_blob(&self, digest: &Digest) -> Result<(), StoreError> {
         let _no_commit = self.committing.write().unwrap_or_else(PoisonError::into_inner);
         if self.blob_record(digest).is_some() {
             return Ok(());
         }
-        let path = self.layout.blob(digest);
-        unlink(&path)
+        unlink(&self.layout.blob(digest)).map(drop)
     }
 }
 
-/// Deletes files of one directory, and makes that last.
-fn delete(paths: &[PathBuf]) -> Result<(), StoreError> {
-    paths.iter().try_for_each(|path| unlink(path))?;
-    match paths.first().and_then(|path| path.parent()) {
-        Some(dir) if dir.is_dir() => files::sync_dir(dir),
-        _ => Ok(()),
+fn tag_of(target: &Target) -> Option<&[u8]> {
+    match target {
+        Target::Tag(tag) => Some(tag.as_str().as_bytes()),
+        Target::Digest(_) => None,
     }
 }
 
-fn unlink(path: &Path) -> Result<(), StoreError> {
+/// `true` if there was such a file.
+fn unlink(path: &Path) -> Result<bool, StoreError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("delete", path)(error)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StoreError::io("delete", path)(error)),
     }
 }

@@ -38,7 +38,7 @@ async fn open_store(path: &Path) -> Store {
 
 async fn put_blob(store: &Store, bytes: &[u8]) -> Digest {
     let digest = digest_of(bytes);
-    let mut writer = store.writer(&digest).await.unwrap();
+    let mut writer = store.writer(&digest, None).await.unwrap();
     writer.append(&[Bytes::copy_from_slice(bytes)]).unwrap();
     store.commit(writer, &digest).await.unwrap();
     digest
@@ -206,7 +206,7 @@ async fn a_download_that_runs_meanwhile_is_kept() {
     let (dir, store) = mk_store().await;
     put_image(&store, "a.b/app", "1", &["layer"]).await;
     let digest = digest_of(b"layer");
-    let mut writer = store.writer(&digest).await.unwrap();
+    let mut writer = store.writer(&digest, None).await.unwrap();
     writer.append(&[Bytes::from_static(b"layer")]).unwrap();
     assert!(matches!(remove(&store, "a.b/app", &tag("1")).await, Removal::Removed { blobs: 2, .. }));
     store.commit(writer, &digest).await.unwrap();

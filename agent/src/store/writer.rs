@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::account::Reservation;
 use super::blob::Reader;
 use super::error::StoreError;
 use super::files;
@@ -22,13 +23,15 @@ pub struct Writer {
     hasher: Hasher,
     written: u64,
     committed: bool,
+    /// The room that the file may take.
+    room: Reservation,
 }
 
 impl Writer {
-    pub(super) fn create(layout: Arc<Layout>, digest: &Digest) -> Result<Self, StoreError> {
+    pub(super) fn create(layout: Arc<Layout>, digest: &Digest, room: Reservation) -> Result<Self, StoreError> {
         let path = layout.new_temporary();
         let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(StoreError::io("create", &path))?;
-        Ok(Self { layout, path, file: Arc::new(file), hasher: Hasher::new(digest.algorithm()), written: 0, committed: false })
+        Ok(Self { layout, path, file: Arc::new(file), hasher: Hasher::new(digest.algorithm()), written: 0, committed: false, room })
     }
 
     /// Reads what has been written, while more is.
@@ -52,9 +55,10 @@ impl Writer {
     /// Writes on. Blocks. After an error the file ends at [`Writer::written`] for every reader, and so does the digest.
     ///
     /// # Errors
-    /// When the disk is full or fails.
+    /// When there is no more room, or the disk is full or fails.
     pub fn append(&mut self, chunks: &[Bytes]) -> Result<(), StoreError> {
         for chunk in chunks {
+            self.room.grow(self.written + chunk.len() as u64)?;
             self.file.write_all_at(chunk, self.written).map_err(StoreError::io("write", &self.path))?;
             self.hasher.update(chunk);
             self.written += chunk.len() as u64;
@@ -89,7 +93,7 @@ impl Writer {
     ///
     /// # Errors
     /// When the disk fails. Then nothing is left behind.
-    pub(super) fn commit(mut self, digest: &Digest) -> Result<u64, StoreError> {
+    pub(super) fn commit(&mut self, digest: &Digest) -> Result<u64, StoreError> {
         files::place(&self.path, &self.layout.blob(digest))?;
         self.committed = true;
         Ok(self.written)

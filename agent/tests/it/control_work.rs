@@ -186,7 +186,7 @@ async fn a_tag_that_is_to_be_refreshed_is_asked_for_once_and_followed() {
     let asked = cluster.upstream.count(&On::manifest("app", "1"));
     assert!(asked <= 4, "asked {asked} times");
     cluster.control.desire(|desired| desired.pins = vec![Pin { image: name.clone(), reasons: vec![PinReason::Retained] }]);
-    until("the pins have arrived", || cluster.inside.control.view().pins().is_some_and(|pins| pins.len() == 1)).await;
+    until_some("the pins have arrived", async || cluster.inside.fate(&name).await.filter(|fate| *fate == ("keep", "retained"))).await;
     assert_eq!(cluster.upstream.count(&On::manifest("app", "1")), asked, "what was asked for since is not asked for again");
 }
 

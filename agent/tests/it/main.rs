@@ -11,6 +11,7 @@ mod blobs;
 mod config;
 mod control;
 mod control_work;
+mod disk;
 mod endpoints;
 mod flight;
 mod full;

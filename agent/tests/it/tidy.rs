@@ -11,7 +11,7 @@ use rules::{Broken, Home, Layer};
 use source::{Source, read_all};
 
 /// The crate's modules in the order of their layers, each with what it may use of those before it. `lib.rs` and `main.rs` stand outside.
-const LAYERS: [Layer; 14] = [
+const LAYERS: [Layer; 15] = [
     ("oci", &[]),
     ("shutdown", &[]),
     ("readiness", &[]),
@@ -22,9 +22,10 @@ const LAYERS: [Layer; 14] = [
     ("upstream", &["oci", "config", "telemetry"]),
     ("metrics", &["oci", "store", "upstream::Observer"]),
     ("cache", &["oci", "config", "telemetry", "store", "upstream", "metrics"]),
-    ("control", &["oci", "config", "telemetry", "store", "metrics", "cache"]),
-    ("http", &["oci", "config", "telemetry", "store", "upstream", "metrics", "cache", "readiness"]),
-    ("app", &["oci", "config", "telemetry", "store", "upstream", "metrics", "cache", "control", "readiness", "http", "shutdown"]),
+    ("disk", &["oci", "config", "telemetry", "store", "metrics", "cache"]),
+    ("control", &["oci", "config", "telemetry", "store", "metrics", "cache", "disk"]),
+    ("http", &["oci", "config", "telemetry", "store", "upstream", "metrics", "cache", "disk", "readiness"]),
+    ("app", &["oci", "config", "telemetry", "store", "upstream", "metrics", "cache", "disk", "control", "readiness", "http", "shutdown"]),
     ("cli", &["oci", "config", "telemetry", "args", "app"]),
 ];
 
@@ -48,16 +49,17 @@ const HOMES: [Home; 5] = [
     },
     Home {
         names: &["prometheus_client"],
-        places: &["agent/src/metrics.rs", "agent/src/app.rs", "agent/src/http/"],
+        places: &["agent/src/metrics.rs", "agent/src/metrics/", "agent/src/app.rs", "agent/src/http/"],
         rule: "only metrics.rs, and app.rs and http/ that hand it out, do",
     },
     Home { names: &["kube", "k8s_openapi"], places: &[], rule: "the agent knows no Kubernetes" },
 ];
 
 /// Where files that the configuration names are read: the configuration itself, authorities, credentials, tokens.
-const READERS: [&str; 6] = [
+const READERS: [&str; 7] = [
     "agent/src/config/file.rs",
     "agent/src/config/load.rs",
+    "agent/src/config/reload.rs",
     "agent/src/control/client.rs",
     "agent/src/upstream/client.rs",
     "agent/src/upstream/credentials.rs",

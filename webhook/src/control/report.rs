@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
-use kuik_crd::control::{Finding, Held, REPORT_MAX_BYTES, REPORT_MAX_IMAGES, Report, ReportAnswer};
+use kuik_crd::control::{Disk, Finding, Held, REPORT_MAX_BYTES, REPORT_MAX_IMAGES, Report, ReportAnswer};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
@@ -39,6 +39,12 @@ const WORD_CHARS_MAX: usize = 128;
 
 /// What is kept of an error.
 const ERROR_CHARS_MAX: usize = 1024;
+
+/// What is kept of the reasons that hold images back: the first, which are the largest.
+const REASONS_MAX: usize = 8;
+
+/// What is kept of each.
+const REASON_CHARS_MAX: usize = 40;
 
 /// Room for the bodies that are being read.
 #[derive(Debug)]
@@ -131,11 +137,27 @@ fn parse(bytes: &[u8]) -> Result<Report, Refusal> {
     let mut report: Report = report.map_err(|error| malformed(&format!("not a report: {error}")))?;
     check(&report)?;
     for error in report.findings.iter_mut().filter_map(|finding| finding.error.as_mut()) {
-        if let Some((end, _)) = error.char_indices().nth(ERROR_CHARS_MAX) {
-            error.truncate(end);
-        }
+        shorten(error, ERROR_CHARS_MAX);
     }
+    bound(&mut report.disk);
     Ok(report)
+}
+
+/// Cuts off what people would not read, so that a report with too many words is taken all the same.
+fn bound(disk: &mut Disk) {
+    if let Some(last) = &mut disk.last_quarantined {
+        shorten(last, ERROR_CHARS_MAX);
+    }
+    if let Some(pressure) = &mut disk.pressure {
+        pressure.held.truncate(REASONS_MAX);
+        pressure.held.iter_mut().for_each(|held| shorten(&mut held.reason, REASON_CHARS_MAX));
+    }
+}
+
+fn shorten(text: &mut String, chars_max: usize) {
+    if let Some((end, _)) = text.char_indices().nth(chars_max) {
+        text.truncate(end);
+    }
 }
 
 /// What a report may hold beyond what its form allows.

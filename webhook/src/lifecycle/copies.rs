@@ -74,11 +74,14 @@ impl<'a> Copies<'a> {
         found.max_by_key(|(_, finding)| finding.at).copied()
     }
 
-    /// How many nodes hold as a whole what `held` is.
-    pub(super) fn whole(&self, held: &Held) -> usize {
-        let text = meant(&held.image);
-        let same = self.by_text.get(&text).map(Vec::as_slice).unwrap_or_default();
-        same.iter().filter(|copy| copy.held.complete && copy.held.digest == held.digest).count()
+    /// The nodes that hold `digest` as a whole under a reference, each once. Under the same reference, since a tag whose last copy goes
+    /// cannot be told from its digest.
+    pub(super) fn whole(&self, text: &str, digest: &str) -> Vec<&'a str> {
+        let same = self.by_text.get(text).map(Vec::as_slice).unwrap_or_default();
+        let mut nodes: Vec<&str> =
+            same.iter().filter(|copy| copy.held.complete && copy.held.digest == digest).map(|copy| copy.node).collect();
+        nodes.dedup();
+        nodes
     }
 }
 
@@ -145,6 +148,15 @@ mod tests {
         let expected = ["n1 quay.io/a/b:1", "n2 quay.io/a/b:2"];
         assert_eq!(nodes(&copies.of(&reference(&format!("quay.io/a/b@{digest}")))), expected);
         assert_eq!(nodes(&copies.of(&reference(&format!("quay.io/a/b:9@{digest}")))), expected);
+    }
+
+    #[test]
+    fn a_node_that_holds_an_image_under_two_names_holds_it_once() {
+        let one = state(&[held("registry.local-5000/a:1", "d", true), held("registry.local:5000/a:1", "d", true)]);
+        let two = state(&[held("registry.local:5000/a:1", "d", true), held("registry.local:5000/a:2", "d", true)]);
+        let (part, other) = (state(&[held("registry.local:5000/a:1", "d", false)]), state(&[held("registry.local:5000/a:1", "e", true)]));
+        let states = BTreeMap::from([("n1", &one), ("n2", &two), ("n3", &part), ("n4", &other)]);
+        assert_eq!(Copies::new(&states).whole("registry.local:5000/a:1", "d"), ["n1", "n2"]);
     }
 
     #[test]

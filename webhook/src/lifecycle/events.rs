@@ -1,4 +1,5 @@
-//! Events about `CachedImage`s, with kuik v1's reasons: each is sent once, and not more in a second than an API server likes.
+//! Events about our objects, those about `CachedImage`s with kuik v1's reasons: each is sent once, and not more in a second than an API
+//! server likes.
 
 use std::collections::HashMap;
 use std::fmt;

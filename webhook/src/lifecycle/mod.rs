@@ -12,6 +12,7 @@ mod copies;
 mod crds;
 mod events;
 mod execute;
+mod holders;
 mod lead;
 mod leader;
 mod metrics;

@@ -9,6 +9,7 @@ use kuik_crd::{CachedImage, Candidate, Image, ImageError, NodeCache, keepers, ob
 
 use super::cluster::{AgentPod, NodeInfo, PodUse};
 use super::copies::meant;
+use super::holders::Holders;
 use super::mirror::Objects;
 use super::tombstones::Tombstones;
 use crate::board::NodeState;
@@ -54,6 +55,8 @@ pub(super) struct Memory {
     /// Images whose `CachedImage` was deleted.
     pub(super) tombstones: Tombstones,
     pub(super) references: References,
+    /// Who holds on to the images that are needed.
+    pub(super) holders: Holders,
     /// Keepers by image, for the candidates that they were chosen from.
     keepers: Keepers,
 }

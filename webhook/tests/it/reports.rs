@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use kuik_crd::control::{Finding, Held, REPORT_MAX_BYTES, REPORT_MAX_IMAGES, Report};
+use kuik_crd::control::{Disk, Finding, Held, HeldBack, Pressure, REPORT_MAX_BYTES, REPORT_MAX_IMAGES, Report};
 use kuik_webhook::board::Leadership;
 use serde_json::{Value, json};
 use tokio::time::advance;
@@ -111,6 +111,19 @@ async fn a_long_error_is_kept_in_part() {
     let finding = Finding { image: "nginx".to_owned(), at: 1, error: Some("é".repeat(2000)) };
     assert_eq!(scene.report("one", &Report { findings: vec![finding], ..full(1, &[]) }).await.status.as_u16(), 200);
     assert_eq!(scene.board.nodes_now()["node1"].findings["nginx"].error.as_deref(), Some(&*"é".repeat(1024)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_said_about_a_disk_is_kept_in_part() {
+    let scene = Scene::leading();
+    let held = (0..1000).map(|nth| HeldBack { reason: format!("{nth}{}", "é".repeat(100)), images: 1, bytes: 1 }).collect();
+    let pressure = Some(Pressure { since: 1, missing_bytes: 2, held });
+    let disk = Disk { pressure, last_quarantined: Some("é".repeat(2000)), ..Disk::default() };
+    assert_eq!(scene.report("one", &Report { disk, ..full(1, &[]) }).await.status.as_u16(), 200);
+    let disk = scene.board.nodes_now()["node1"].disk.clone();
+    assert_eq!(disk.last_quarantined, Some("é".repeat(1024)));
+    let held = disk.pressure.unwrap().held;
+    assert_eq!((held.len(), held[7].reason.clone()), (8, format!("7{}", "é".repeat(39))));
 }
 
 #[tokio::test(start_paused = true)]

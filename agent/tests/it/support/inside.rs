@@ -7,6 +7,7 @@ use std::time::Duration;
 use kuik_agent::cache::{Cache, Platforms};
 use kuik_agent::config::{Config, ControlConfig, HostPort, RegistryConfig};
 use kuik_agent::control::{Backoff, Control, Pace};
+use kuik_agent::disk::Disk;
 use kuik_agent::metrics::Metrics;
 use kuik_agent::oci::Image;
 use kuik_agent::store::Store;
@@ -36,12 +37,14 @@ pub(crate) fn quick() -> Pace {
     }
 }
 
-/// Store, cache and control.
+/// Store, cache, disk and control.
 pub(crate) struct Inside {
     home: TempDir,
     pub(crate) store: Store,
     pub(crate) cache: Cache,
-    pub(crate) control: Control,
+    pub(crate) disk: Disk,
+    /// Works as long as it is there.
+    _control: Control,
 }
 
 impl Inside {
@@ -65,8 +68,9 @@ impl Inside {
             ca: control.ca_file(),
             token: control.token_file(),
         };
-        let control = Control::start(reach, Some("node"), &cache, &store, &metrics, pace).await;
-        Self { home, store, cache, control }
+        let disk = Disk::new(config.cache, &store, &cache, &metrics).await;
+        let control = Control::start(reach, Some("node"), (&cache, &store, &disk, &metrics), pace).await;
+        Self { home, store, cache, disk, _control: control }
     }
 
     /// Takes an image as a client does.
@@ -76,6 +80,12 @@ impl Inside {
 
     pub(crate) async fn holds(&self, image: &str) -> bool {
         self.cache.is_whole(&image.parse::<Image>().unwrap(), &Platforms::All).await
+    }
+
+    /// What would become of an image if room had to be made, and why.
+    pub(crate) async fn fate(&self, image: &str) -> Option<(&'static str, &'static str)> {
+        let report = self.disk.collect(true).await;
+        report.images.into_iter().find(|found| found.reference == image).map(|found| (found.action, found.reason))
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {

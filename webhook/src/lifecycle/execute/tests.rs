@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use http::Method;
-use kuik_crd::CachedImageSpec;
+use kuik_crd::{CachedImageSpec, NodeCacheSpec};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
@@ -143,4 +143,32 @@ async fn a_long_plan_is_carried_out_in_part_and_at_a_rate() {
     executor.execute(steps.clone()).await;
     let (_, is_more) = executor.execute(steps).await;
     assert_eq!((take(&requests).len(), is_more), (150, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_about_a_node_s_cache_names_it_after_its_status_was_written() {
+    let events_seen = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&events_seen);
+    let client = mock::client(move |method, path, body| {
+        let body = body.unwrap_or_default();
+        seen.lock().unwrap().push((format!("{method} {path}"), body.clone()));
+        async move { (200, body) }
+    });
+    let metrics = Metrics::register(&mut Registry::default());
+    let (events, sender) = events(client.clone(), "webhook-1".to_owned(), metrics.clone());
+    let mut cache = NodeCache::new("n1", NodeCacheSpec {});
+    cache.metadata.uid = Some("uid-of-cache".to_owned());
+    let note = Note { is_warning: true, reason: "BudgetExceeded", text: "1Gi over".to_owned() };
+    let step = Step { action: Action::WriteNodeCacheStatus(Box::new(cache)), notes: vec![note] };
+    let mut executor = Executor::new(&client, events, metrics);
+    executor.execute(vec![step]).await;
+    drop(executor);
+    sender.run().await;
+    let seen = events_seen.lock().unwrap();
+    let requests: Vec<&str> = seen.iter().map(|(request, _)| request.as_str()).collect();
+    let expected = ["PUT /apis/kuik.enix.io/v1alpha1/nodecaches/n1/status?", "POST /apis/events.k8s.io/v1/namespaces/default/events?"];
+    assert_eq!(requests, expected);
+    let event = &seen[1].1;
+    let expected = json!({"apiVersion": "kuik.enix.io/v1alpha1", "kind": "NodeCache", "name": "n1", "uid": "uid-of-cache"});
+    assert_eq!((&event["regarding"], &event["reason"], &event["type"]), (&expected, &json!("BudgetExceeded"), &json!("Warning")));
 }

@@ -4,6 +4,7 @@
 
 mod catalogue;
 mod conditions;
+mod disk;
 mod edit;
 mod images;
 mod nodes;

@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use kuik_crd::names::{MANAGED_BY, MANAGED_BY_LABEL};
 use kuik_crd::{NodeCache, NodeCacheSpec, NodeCacheStatus, human_size};
 
-use super::{Action, Context, Step, Target, conditions};
+use super::{Action, Context, Note, Step, Target, conditions, disk};
 use crate::board::NodeState;
 use crate::lifecycle::cluster::NodeInfo;
 use crate::lifecycle::world::{SILENT_SECONDS, last_report, time};
@@ -19,24 +19,26 @@ pub(super) fn steps(context: &Context<'_>) -> Vec<Step> {
     let world = context.world;
     let reported = world.states.keys().map(String::as_str);
     let all: BTreeSet<&str> = world.node_caches.keys().map(|node| &**node).chain(reported).collect();
-    all.into_iter().filter_map(|node| action(context, node)).map(|action| Step { action, notes: Vec::new() }).collect()
+    all.into_iter().filter_map(|node| step(context, node)).map(|(action, notes)| Step { action, notes }).collect()
 }
 
-fn action(context: &Context<'_>, node: &str) -> Option<Action> {
+fn step(context: &Context<'_>, node: &str) -> Option<(Action, Vec<Note>)> {
     let world = context.world;
-    match (world.nodes.get(node), world.node_caches.get(node)) {
-        (None, None) => None,
-        (None, Some(cache)) => context.may_delete().then(|| Action::DeleteNodeCache(Target::of(&**cache))),
-        (Some(info), None) => Some(Action::CreateNodeCache(Box::new(new(node, info)))),
-        (Some(info), Some(cache)) if !is_owned_by(cache, info) => Some(Action::DeleteNodeCache(Target::of(&**cache))),
+    let action = match (world.nodes.get(node), world.node_caches.get(node)) {
+        (None, None) => return None,
+        (None, Some(cache)) => return context.may_delete().then(|| (Action::DeleteNodeCache(Target::of(&**cache)), Vec::new())),
+        (Some(info), None) => Action::CreateNodeCache(Box::new(new(node, info))),
+        (Some(info), Some(cache)) if !is_owned_by(cache, info) => Action::DeleteNodeCache(Target::of(&**cache)),
         (Some(_), Some(cache)) => {
             let old = cache.status.clone().unwrap_or_default();
             let new = status(context, &old, world.states.get(node).map(|state| &**state), cache)?;
+            let notes = disk::notes(&old, &new);
             let mut cache = NodeCache::clone(cache);
             cache.status = Some(new);
-            Some(Action::WriteNodeCacheStatus(Box::new(cache)))
+            return Some((Action::WriteNodeCacheStatus(Box::new(cache)), notes));
         }
-    }
+    };
+    Some((action, Vec::new()))
 }
 
 fn new(node: &str, info: &NodeInfo) -> NodeCache {
@@ -70,22 +72,38 @@ fn status(context: &Context<'_>, old: &NodeCacheStatus, state: Option<&NodeState
     if state.is_some() || !is_reporting {
         conditions::set(&mut new.conditions, [conditions::reporting(is_reporting)], context.now);
     }
+    if state.is_some() {
+        let pressure = disk::pressure(&new);
+        conditions::set(&mut new.conditions, [pressure], context.now);
+    }
     let lags = last >= last_report(cache).unwrap_or(0) + LAST_REPORT_LAG_SECONDS;
-    let differs = new.conditions != old.conditions
-        || (new.images, new.evictions, &new.agent_version, new.budget_bytes, new.capacity_bytes)
-            != (old.images, old.evictions, &old.agent_version, old.budget_bytes, old.capacity_bytes)
+    (lags || differs(old, &new)).then_some(new)
+}
+
+/// Whether a figure has changed visibly. Those that are not asked for here are written with the others.
+fn differs(old: &NodeCacheStatus, new: &NodeCacheStatus) -> bool {
+    new.conditions != old.conditions
+        || (new.images, new.evictions, &new.agent_version, new.capacity_bytes)
+            != (old.images, old.evictions, &old.agent_version, old.capacity_bytes)
+        || (&new.pressure, new.missing_bytes, &new.held) != (&old.pressure, old.missing_bytes, &old.held)
+        || (new.quarantined, &new.last_quarantined) != (old.quarantined, &old.last_quarantined)
+        || new.budget_bytes.is_some() != old.budget_bytes.is_some()
+        || is_visible(new.budget_bytes.unwrap_or(0), old.budget_bytes.unwrap_or(0), new.capacity_bytes)
         || is_visible(new.used_bytes, old.used_bytes, new.capacity_bytes)
-        || is_visible(new.free_bytes, old.free_bytes, new.capacity_bytes);
-    (differs || lags).then_some(new)
+        || is_visible(new.free_bytes, old.free_bytes, new.capacity_bytes)
 }
 
 /// Whether a figure has changed by 1 % of the capacity.
-fn is_visible(new: i64, old: i64, capacity: i64) -> bool {
+pub(super) fn is_visible(new: i64, old: i64, capacity: i64) -> bool {
     new != old && new.abs_diff(old) >= capacity.unsigned_abs() / 100
 }
 
+/// A figure as the API has it.
+pub(super) fn signed(figure: u64) -> i64 {
+    i64::try_from(figure).unwrap_or(i64::MAX)
+}
+
 fn figures(state: &NodeState, status: &mut NodeCacheStatus) {
-    let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let (disk, traffic) = (&state.disk, &state.traffic);
     (status.capacity_bytes, status.capacity) = (signed(disk.capacity_bytes), human_size(disk.capacity_bytes));
     (status.free_bytes, status.free) = (signed(disk.free_bytes), human_size(disk.free_bytes));
@@ -98,7 +116,8 @@ fn figures(state: &NodeState, status: &mut NodeCacheStatus) {
     status.hit_percent = percent.and_then(|percent| i32::try_from(percent).ok());
     let saved = traffic.served_bytes.saturating_sub(traffic.fetched_bytes);
     (status.saved_upstream_bytes, status.saved) = (signed(saved), Some(human_size(saved)));
-    status.evictions = signed(disk.evicted_images);
+    (status.evictions, status.evicted_last_hour) = (signed(disk.evicted_images), signed(disk.evicted_last_hour));
+    disk::figures(disk, status);
     status.agent_version.clone_from(&state.agent_version);
     status.last_report = Some(time(state.received_at));
 }

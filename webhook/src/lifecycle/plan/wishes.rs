@@ -48,6 +48,7 @@ pub(super) fn wishes(context: &Context<'_>, memory: &mut Memory) -> Wishes {
         }
     }
     let users = UsersByDigest::new(context);
+    memory.holders.begin();
     for (node, state) in heard {
         let desired = desired.entry(node.to_owned()).or_default();
         for held in state.images.values() {
@@ -55,6 +56,7 @@ pub(super) fn wishes(context: &Context<'_>, memory: &mut Memory) -> Wishes {
         }
         pin_digests(&users, node, desired);
     }
+    memory.holders.forget_others();
     let agents = ready.iter().filter_map(|(node, agent)| {
         Some(Agent { node: (*node).to_owned(), zone: context.world.zone(node), address: agent.address.clone()? })
     });
@@ -124,7 +126,7 @@ fn pin_digests(by_digest: &UsersByDigest<'_>, node: &str, desired: &mut Desired)
 }
 
 /// Why an image that a node holds is needed; or that it is to go.
-fn held_wishes<'a>(context: &'a Context<'a>, memory: &Memory, by_digest: &UsersByDigest<'a>, copy: Copy<'a>, desired: &mut Desired) {
+fn held_wishes<'a>(context: &'a Context<'a>, memory: &mut Memory, by_digest: &UsersByDigest<'a>, copy: Copy<'a>, desired: &mut Desired) {
     let held = copy.held;
     let text = meant(&held.image);
     let repository = repository(&text);
@@ -155,12 +157,25 @@ fn held_wishes<'a>(context: &'a Context<'a>, memory: &Memory, by_digest: &UsersB
     if said == UpstreamState::NotFound {
         reasons.push(PinReason::GoneUpstream);
     }
-    if held.complete && context.copies.whole(held) == 1 {
+    let is_needed = !users.is_empty() || reasons.iter().any(|reason| matches!(reason, PinReason::Retained | PinReason::GoneUpstream));
+    if held.complete && is_last(context, memory, &text, copy, is_needed) {
         reasons.push(PinReason::LastCopy);
     }
     if !reasons.is_empty() {
         desired.pins.push(Pin { image: held.image.clone(), reasons });
     }
+}
+
+/// Whether a copy that is whole is to be held as if it were the last. Of an image that is needed one is, and all are until the node that
+/// was chosen has heard of it. Of one that a registry has and nobody misses, only the last is.
+fn is_last(context: &Context<'_>, memory: &mut Memory, text: &str, copy: Copy<'_>, is_needed: bool) -> bool {
+    let nodes = context.copies.whole(text, &copy.held.digest);
+    if !is_needed {
+        return nodes.len() == 1;
+    }
+    let Some(holder) = memory.holders.choose(text, &copy.held.digest, &nodes, context.now) else { return true };
+    let received_at = context.world.states.get(&holder.node).map_or(0, |state| state.received_at);
+    holder.node == copy.node || !holder.has_heard(received_at)
 }
 
 /// Since when an image that nothing needs is not needed, if it is to go for that.

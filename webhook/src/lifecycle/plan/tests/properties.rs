@@ -1,6 +1,8 @@
 //! What holds whatever the cluster looks like.
 
 use super::*;
+use crate::lifecycle::holders::HEARD_SECONDS;
+use kuik_crd::control::PinReason;
 use proptest::prelude::*;
 
 const SOURCES: [&str; 6] = [
@@ -70,6 +72,27 @@ fn present(lab: &Lab) -> BTreeSet<String> {
     lab.world.images.values().filter_map(|object| Some(object.spec.source_image.parse::<Image>().ok()?.to_string())).collect()
 }
 
+/// What a node does with an image: node, which image, which of two digests, as a whole (or in part, or not at all), and whether the leader
+/// hears of nothing else for as long as a choice takes to be known.
+fn moves() -> impl Strategy<Value = Vec<(usize, usize, bool, Option<bool>, bool)>> {
+    proptest::collection::vec((1_usize..5, 0_usize..3, any::<bool>(), proptest::option::weighted(0.7, any::<bool>()), any::<bool>()), 1..30)
+}
+
+/// The nodes that have an image as a whole, and those of them that hold on to it, by reference and digest.
+fn holders(lab: &mut Lab) -> BTreeMap<(String, String), (BTreeSet<String>, BTreeSet<String>)> {
+    let desired = lab.plan().wishes.expect("there must be wishes").desired;
+    let mut holders = BTreeMap::<_, (BTreeSet<String>, BTreeSet<String>)>::new();
+    for (node, state) in &lab.world.states {
+        for held in state.images.values().filter(|held| held.complete) {
+            let (has, holds) = holders.entry((held.image.clone(), held.digest.clone())).or_default();
+            has.insert(node.clone());
+            let is_last = |pin: &kuik_crd::control::Pin| pin.image == held.image && pin.reasons.contains(&PinReason::LastCopy);
+            holds.extend(desired[node].pins.iter().any(is_last).then(|| node.clone()));
+        }
+    }
+    holders
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -120,5 +143,43 @@ proptest! {
         let mut lab = lab.settle();
         prop_assert!(present(&lab).is_superset(&before));
         prop_assert!(["n1", "n2", "n3"].iter().all(|node| lab.desired(node).drop.is_empty()));
+    }
+
+    /// Used by tag, used by digest, retained, gone upstream: whoever gains or loses a copy, never may all let go.
+    #[test]
+    fn one_node_holds_on_to_a_needed_image_and_stays_the_same_while_it_has_it(moves in moves()) {
+        let sources = [NGINX, "quay.io/a/kept:1", "quay.io/a/gone:1"];
+        let digests = [DIGEST.to_owned(), format!("sha256:{}", "1".repeat(64))];
+        let mut lab = Lab::new(4).pod("a/1", "n1", &[NGINX]).image(sources[1]).image(sources[2]);
+        lab = lab.pod("a/2", "", &[&format!("quay.io/a/gone@{DIGEST}")]).change(sources[1], |object| object.spec.retain = true).settle();
+        let mut chosen: BTreeMap<(String, String), String> = BTreeMap::new();
+        for (node, source, digest, copy, waits) in moves {
+            lab = lab.state(&format!("n{node}"), |state| {
+                let image = sources[source];
+                let upstream = if source == 2 { UpstreamState::NotFound } else { UpstreamState::Available };
+                let held = copy.map(|complete| Held { digest: digests[usize::from(digest)].clone(), complete, upstream, ..whole(image) });
+                match held {
+                    Some(held) => drop(state.images.insert(image.to_owned(), held)),
+                    None => drop(state.images.remove(image)),
+                }
+            });
+            for is_known in [false, true] {
+                if is_known && !waits {
+                    break;
+                }
+                if is_known {
+                    lab = lab.after(HEARD_SECONDS);
+                }
+                let holders = holders(&mut lab);
+                chosen.retain(|key, node| holders.get(key).is_some_and(|(has, _)| has.contains(node)));
+                for (key, (has, holds)) in holders {
+                    prop_assert!(!holds.is_empty() && holds.is_subset(&has), "{:?}: {:?} of {:?}", key, holds, has);
+                    let before = chosen.get(&key).cloned();
+                    prop_assert!(before.iter().all(|node| holds.contains(node)), "{:?}: {:?} instead of {:?}", key, holds, before);
+                    prop_assert!(!is_known || holds.len() == 1, "{:?}: {:?}", key, holds);
+                    chosen.extend(holds.into_iter().next().filter(|_| is_known).map(|node| (key, node)));
+                }
+            }
+        }
     }
 }

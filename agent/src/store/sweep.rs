@@ -1,0 +1,144 @@
+//! Blobs that no manifest references: what a pull left that was broken off, what a crash left of a deletion.
+//!
+//! They go after a grace period since they were last used: a client may fetch layers first and their manifest last. What upstream said of a
+//! blob that no manifest here names ([`Store::put_link`]) lets a repository serve it, and does not keep it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::error::StoreError;
+use super::index::Table;
+use super::layout::{digest_key, digest_of_key};
+use super::record::{BlobRecord, LinkRecord, TagRecord, decode};
+use super::{Inner, Store};
+use crate::oci::Digest;
+
+/// What nothing references.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Orphans {
+    pub blobs: usize,
+    pub bytes: u64,
+}
+
+impl Store {
+    /// What nothing references and nobody used later than `unused_since`.
+    ///
+    /// # Errors
+    /// None but the runtime's own.
+    pub async fn orphans(&self, unused_since: u64) -> Result<Orphans, StoreError> {
+        let inner = Arc::clone(&self.inner);
+        super::blocking(move || {
+            let found = inner.find_orphans(unused_since);
+            Ok(inner.sum(&found))
+        })
+        .await
+    }
+
+    /// Deletes what nothing references and nobody used later than `unused_since`.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn sweep(&self, unused_since: u64) -> Result<Orphans, StoreError> {
+        // Mostly there are none, and nobody has to wait for a look.
+        if !self.inner.knows_all() || self.orphans(unused_since).await?.blobs == 0 {
+            return Ok(Orphans::default());
+        }
+        let naming = self.inner.naming.write().await;
+        if !self.inner.knows_all() {
+            return Ok(Orphans::default());
+        }
+        let inner = Arc::clone(&self.inner);
+        let (swept, orphans) = super::blocking(move || {
+            let orphans = inner.find_orphans(unused_since);
+            let swept = inner.sum(&orphans);
+            inner.forget_orphans(&orphans);
+            Ok((swept, orphans))
+        })
+        .await?;
+        drop(naming);
+        let inner = Arc::clone(&self.inner);
+        super::blocking(move || orphans.iter().try_for_each(|digest| inner.delete_blob(digest))).await?;
+        Ok(swept)
+    }
+}
+
+impl Inner {
+    fn find_orphans(&self, unused_since: u64) -> BTreeSet<Digest> {
+        let mut orphans = BTreeSet::new();
+        self.index.each(Table::Blobs, &mut |key, value| {
+            if decode::<BlobRecord>(value).is_some_and(|record| record.used <= unused_since) {
+                orphans.extend(digest_of_key(key));
+            }
+        });
+        for (digest, used) in &*self.touched() {
+            if *used > unused_since {
+                orphans.remove(digest);
+            }
+        }
+        for table in [Table::Links, Table::Manifests] {
+            if orphans.is_empty() {
+                return orphans;
+            }
+            self.index.each(table, &mut |key, value| {
+                if let Some(digest) = in_key(key)
+                    && orphans.contains(&digest)
+                    && !(table == Table::Links && is_unfounded(value))
+                {
+                    orphans.remove(&digest);
+                }
+            });
+        }
+        self.index.each(Table::Tags, &mut |_, value| {
+            if let Some(record) = decode::<TagRecord>(value) {
+                orphans.remove(&record.digest);
+            }
+        });
+        orphans
+    }
+
+    fn sum(&self, orphans: &BTreeSet<Digest>) -> Orphans {
+        let bytes = orphans.iter().filter_map(|digest| self.blob_record(digest)).map(|record| record.size).sum();
+        Orphans { blobs: orphans.len(), bytes }
+    }
+
+    fn forget_orphans(&self, orphans: &BTreeSet<Digest>) {
+        let mut links = Vec::new();
+        self.index.each(Table::Links, &mut |key, _| {
+            if in_key(key).is_some_and(|digest| orphans.contains(&digest)) {
+                links.push(key.to_vec());
+            }
+        });
+        for key in links {
+            self.index.remove(Table::Links, &key);
+        }
+        orphans.iter().for_each(|digest| self.forget_blob(digest));
+        self.index.flush();
+    }
+
+    /// The repositories that reference a blob, or have it as a manifest: as they are written in paths.
+    pub(super) fn repositories_of(&self, digest: &Digest) -> Vec<(Vec<u8>, bool)> {
+        let wanted = digest_key(digest);
+        let mut found = Vec::new();
+        for table in [Table::Manifests, Table::Links] {
+            self.index.each(table, &mut |key, _| {
+                if let Some(zero) = key.iter().position(|byte| *byte == 0)
+                    && key[zero + 1..] == *wanted
+                {
+                    found.push((key[..zero].to_vec(), table == Table::Manifests));
+                }
+            });
+        }
+        found
+    }
+}
+
+/// The digest in a key that begins with a repository.
+fn in_key(key: &[u8]) -> Option<Digest> {
+    let zero = key.iter().position(|byte| *byte == 0)?;
+    digest_of_key(&key[zero + 1..])
+}
+
+/// A link that no manifest is the reason of.
+fn is_unfounded(value: &[u8]) -> bool {
+    decode::<LinkRecord>(value).is_some_and(|link| link.unfounded)
+}
