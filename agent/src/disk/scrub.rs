@@ -25,7 +25,7 @@ const RATE_MIN: u64 = 1 << 20;
 /// How far a round is, is written down at most so often.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 
-/// Whether there is something to do is looked at so often.
+/// Whether there is something to do is looked at so often, or when the next round is due.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// Where a round is.
@@ -68,7 +68,9 @@ pub(super) async fn run(disk: &Disk) {
         let next = if interval.is_zero() { None } else { round.clone().next(interval, now_seconds()) };
         let Some(next) = next else {
             // Ends early when the settings change.
-            let _ = tokio::time::timeout(IDLE, config.changed()).await;
+            let due = round.began.saturating_add(interval.as_secs()).saturating_sub(now_seconds());
+            let wait = if interval.is_zero() { IDLE } else { IDLE.min(Duration::from_secs(due.max(1))) };
+            let _ = tokio::time::timeout(wait, config.changed()).await;
             continue;
         };
         round = next;

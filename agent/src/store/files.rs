@@ -4,6 +4,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+
 use super::error::StoreError;
 use super::layout::Layout;
 
@@ -11,7 +14,9 @@ use super::layout::Layout;
 ///
 /// Crash states: before the rename there is at most a stray file in `tmp/`, which start-up deletes, and the old content, if any.
 /// After the rename, and before the directory is synced, either of the two may be found; both are whole. Then the new one stays.
-pub(super) fn write_atomically(layout: &Layout, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+///
+/// `true` if there was no such file.
+pub(super) fn write_atomically(layout: &Layout, path: &Path, bytes: &[u8]) -> Result<bool, StoreError> {
     let temporary = layout.new_temporary();
     let written = write_new(&temporary, bytes).and_then(|()| place(&temporary, path));
     if written.is_err() {
@@ -26,12 +31,27 @@ fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     file.write_all(bytes).and_then(|()| file.sync_data()).map_err(StoreError::io("write", path))
 }
 
-/// Moves a synced temporary file to its place and makes that last.
-pub(super) fn place(temporary: &Path, path: &Path) -> Result<(), StoreError> {
+/// Moves a synced temporary file to its place and makes that last. `true` if there was no such file.
+pub(super) fn place(temporary: &Path, path: &Path) -> Result<bool, StoreError> {
     let parent = path.parent().expect("a path below the data directory must have a parent");
     make_dir(parent)?;
-    fs::rename(temporary, path).map_err(StoreError::io("rename a file to", path))?;
-    sync_dir(parent)
+    let is_new = rename(temporary, path).map_err(StoreError::io("rename a file to", path))?;
+    sync_dir(parent)?;
+    Ok(is_new)
+}
+
+/// Of two who write the same file at one time, one is told that it is new: files are counted by that.
+fn rename(from: &Path, to: &Path) -> io::Result<bool> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
+        // It is there; or the file system cannot tell, and whoever asks before is mostly right.
+        Err(Errno::EXIST) => fs::rename(from, to).map(|()| false),
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            let is_new = !to.exists();
+            fs::rename(from, to).map(|()| is_new)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Makes a directory and its parents, each of them synced into its own parent.

@@ -14,7 +14,7 @@ impl Store {
     /// When the disk is full or fails.
     pub async fn write_note(&self, name: &'static str, bytes: Vec<u8>) -> Result<(), StoreError> {
         let inner = Arc::clone(&self.inner);
-        super::blocking(move || files::write_atomically(&inner.layout, &inner.layout.note(name), &bytes)).await
+        super::blocking(move || files::write_atomically(&inner.layout, &inner.layout.note(name), &bytes).map(drop)).await
     }
 
     /// The note of this name, if there is one.

@@ -12,9 +12,7 @@ use crate::oci::{Digest, Repository, Tag};
 
 /// `true` if there was no such record.
 pub(super) fn write_tag(layout: &Layout, repository: &Repository, tag: &Tag, record: &TagRecord) -> Result<bool, StoreError> {
-    let path = layout.tag(repository, tag);
-    let is_new = !path.exists();
-    files::write_atomically(layout, &path, &encode(record)).map(|()| is_new)
+    files::write_atomically(layout, &layout.tag(repository, tag), &encode(record))
 }
 
 /// `true` if there was no such record.
@@ -28,7 +26,7 @@ pub(super) fn write_manifest(
     if path.exists() {
         return Ok(false);
     }
-    files::write_atomically(layout, &path, &encode(record)).map(|()| true)
+    files::write_atomically(layout, &path, &encode(record))
 }
 
 /// What the walk of `refs/` finds.

@@ -1,6 +1,9 @@
 //! Deleting images: only what is theirs goes, whoever pulls, reads or dies meanwhile.
 
+mod batch;
+
 use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -108,6 +111,10 @@ async fn check_sound(store: &Store, dir: &Path) {
     assert_eq!(store.usage().blobs, on_disk.len() as u64);
     let bytes: u64 = files_of(&dir.join("blobs")).iter().map(|path| path.metadata().unwrap().len()).sum();
     assert_eq!(store.usage().blob_bytes, bytes);
+    store.measure().await.unwrap();
+    let parts = ["blobs", "tmp", "refs", "quarantine", "control", "index", "index.bad"];
+    let taken: u64 = parts.iter().flat_map(|part| files_of(&dir.join(part))).map(|path| path.metadata().unwrap().blocks() * 512).sum();
+    assert_eq!(store.room().used, taken, "what is accounted is what the disk says");
     let catalogue = store.catalogue();
     let named = catalogue.tags.iter().map(|(_, _, record)| record.digest).chain(catalogue.manifests.iter().map(|(_, digest, _)| *digest));
     for digest in named {

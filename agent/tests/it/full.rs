@@ -185,6 +185,34 @@ async fn no_file_left_to_make_is_a_full_disk_too() {
     assert!(scene.upstream.count(&On::any()) > 0);
 }
 
+#[tokio::test]
+async fn what_others_write_makes_the_cache_smaller_and_it_grows_again() {
+    let disk = Mount::new("64m");
+    let upstream = FakeRegistry::start();
+    let args = ["--cache-min-free=16Mi", "--cache-scrub-interval=0s"];
+    let agent = TestAgent::builder().plain_http(&upstream).data_dir(&disk.path().join("data")).args(args).start().await;
+    let app = upstream.repository("app");
+    let images: Vec<_> = (0..30).map(|number| images::simple(number, &[MIB])).collect();
+    for (number, image) in images.iter().enumerate() {
+        image.push(&upstream, "app", &number.to_string());
+    }
+    let free = || {
+        let stat = rustix::fs::statvfs(disk.path()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    };
+    for (number, image) in images.iter().enumerate() {
+        pull(&agent, &app, &number.to_string(), image).await;
+    }
+    assert!(free() >= 16 << 20);
+    let others = disk.path().join("others");
+    std::fs::write(&others, vec![1; 30 * MIB]).unwrap();
+    until("what is to stay free is free", || free() >= 16 << 20).await;
+    std::fs::remove_file(others).unwrap();
+    pull(&agent, &app, "0", &images[0]).await;
+    agent.committed(&images[0].layer().digest).await;
+    pull(&agent, &app, "29", &images[29]).await;
+}
+
 /// A client gets a layer while the disk fills up behind it; it asks with these headers.
 async fn fill_up_during(scene: &Scene, disk: &Mount, headers: &[(&'static str, &str)]) -> Vec<u8> {
     let gate = Gate::new();

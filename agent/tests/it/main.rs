@@ -22,6 +22,7 @@ mod ranges;
 mod restart;
 mod resume;
 mod rot;
+mod scrub;
 mod selfcheck;
 mod support;
 mod tags;

@@ -1,0 +1,136 @@
+//! Many images at one time, and what nothing references.
+
+use super::*;
+
+fn victim(path: &str, target: Target) -> Victim {
+    Victim { repository: repository(path), target, unused_since: 10 }
+}
+
+#[tokio::test]
+async fn many_images_go_in_one_go_and_what_they_share_counts_once() {
+    let (dir, store) = mk_store().await;
+    put_image(&store, "a.b/app", "1", &["own1", "shared"]).await;
+    put_image(&store, "a.b/app", "2", &["own22", "shared"]).await;
+    put_image(&store, "a.b/other", "1", &["own333", "shared", "kept"]).await;
+    let stays = put_image(&store, "a.b/app", "3", &["kept"]).await;
+    let victims =
+        vec![victim("a.b/other", tag("1")), victim("a.b/app", tag("1")), victim("a.b/app", tag("absent")), victim("a.b/app", tag("2"))];
+    let removals = store.remove_images(victims, Vec::new()).await.unwrap();
+    let size = |layers: &[&str]| manifest_of(layers).len() as u64;
+    // Repositories are looked at in order: the first image of the first repository has what all share.
+    assert_eq!(
+        removals,
+        [
+            Removal::Removed { bytes: size(&["own333", "shared", "kept"]) + 6, blobs: 2 },
+            Removal::Removed { bytes: size(&["own1", "shared"]) + 4 + 6, blobs: 3 },
+            Removal::Absent,
+            Removal::Removed { bytes: size(&["own22", "shared"]) + 5, blobs: 2 },
+        ]
+    );
+    assert_eq!(blobs_on_disk(dir.path()), [stays, digest_of(b"kept")].into());
+    check_sound(&store, dir.path()).await;
+}
+
+#[tokio::test]
+async fn of_many_those_that_were_used_stay_with_all_that_they_share() {
+    let (dir, store) = mk_store().await;
+    put_image(&store, "a.b/app", "1", &["own", "shared"]).await;
+    let used = put_image(&store, "a.b/app", "2", &["shared"]).await;
+    store.touch(&used);
+    let removals = store.remove_images(vec![victim("a.b/app", tag("1")), victim("a.b/app", tag("2"))], Vec::new()).await.unwrap();
+    assert!(matches!(removals[..], [Removal::Removed { blobs: 2, .. }, Removal::Used(_)]), "{removals:?}");
+    assert_eq!(blobs_on_disk(dir.path()), [used, digest_of(b"shared")].into());
+    check_sound(&store, dir.path()).await;
+}
+
+#[tokio::test]
+async fn a_part_that_is_to_go_by_digest_goes_with_the_whole_or_not_at_all() {
+    for with_the_whole in [true, false] {
+        let (dir, store) = mk_store().await;
+        let app = repository("a.b/app");
+        let child = manifest_of(&["layer"]);
+        put_blob(&store, b"layer").await;
+        let part = put_manifest(&store, &app, &child, None).await;
+        put_manifest(&store, &app, &index_of(&[&child]), Some("1")).await;
+        let mut victims = vec![victim("a.b/app", Target::Digest(part))];
+        if with_the_whole {
+            victims.push(victim("a.b/app", tag("1")));
+        }
+        let removals = store.remove_images(victims, Vec::new()).await.unwrap();
+        assert_eq!(matches!(removals[0], Removal::Removed { .. }), with_the_whole, "{removals:?}");
+        assert_eq!(blobs_on_disk(dir.path()).is_empty(), with_the_whole);
+        check_sound(&store, dir.path()).await;
+    }
+}
+
+#[tokio::test]
+async fn blobs_that_no_manifest_names_go_when_they_are_old() {
+    let (dir, store) = mk_store().await;
+    put_image(&store, "a.b/app", "1", &["named"]).await;
+    let app = repository("a.b/app");
+    let stray = put_blob(&store, b"stray").await;
+    // Upstream said that the repository has it: that lets it be served, and is no reason to keep it.
+    store.put_link(&app, &stray, Some(5));
+    let now = now_seconds();
+    assert_eq!(store.sweep(now - 100).await.unwrap(), Orphans::default(), "it is young");
+    assert_eq!(store.orphans(now + 1).await.unwrap(), Orphans { blobs: 1, bytes: 5 });
+    assert_eq!(store.sweep(now + 1).await.unwrap(), Orphans { blobs: 1, bytes: 5 });
+    assert!(store.link(&app, &stray).is_none() && store.link(&app, &digest_of(b"named")).is_some());
+    assert_eq!(blobs_on_disk(dir.path()).len(), 2);
+    check_sound(&store, dir.path()).await;
+}
+
+#[tokio::test]
+async fn a_blob_that_was_asked_for_since_is_no_orphan_yet() {
+    let (dir, store) = mk_store().await;
+    let stray = put_blob(&store, b"stray").await;
+    store.set_used(&stray, 5000);
+    assert_eq!(store.sweep(4999).await.unwrap(), Orphans::default());
+    assert_eq!(store.sweep(u64::MAX).await.unwrap().blobs, 1);
+    assert!(blobs_on_disk(dir.path()).is_empty());
+}
+
+#[tokio::test]
+async fn layers_of_a_manifest_that_cannot_be_read_are_no_orphans() {
+    let (dir, store) = mk_store().await;
+    let manifest = put_image(&store, "a.b/app", "1", &["layer"]).await;
+    drop(store);
+    let path = dir.path().join(format!("blobs/sha256/{}/{}", &manifest.hex()[..2], manifest.hex()));
+    std::fs::write(&path, b"rotten").unwrap();
+    let store = open_store(dir.path()).await;
+    assert!(store.read_verified(&manifest).await.unwrap().is_none());
+    assert_eq!(store.sweep(u64::MAX).await.unwrap(), Orphans::default());
+    assert!(store.open_blob(&digest_of(b"layer")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_a_crash_left_of_a_deletion_is_found() {
+    let (dir, store) = mk_store().await;
+    put_image(&store, "a.b/app", "1", &["layer"]).await;
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("refs")).unwrap();
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let store = open_store(dir.path()).await;
+    assert_eq!(blobs_on_disk(dir.path()).len(), 2);
+    assert_eq!(store.sweep(u64::MAX).await.unwrap().blobs, 2);
+    assert!(blobs_on_disk(dir.path()).is_empty());
+    check_sound(&store, dir.path()).await;
+}
+
+#[tokio::test]
+async fn a_blob_that_is_hashed_anew_may_be_paused_between_steps() {
+    struct Count(u64, u32);
+    impl Pause for Count {
+        async fn after(&mut self, bytes: u64) {
+            (self.0, self.1) = (self.0 + bytes, self.1 + 1);
+        }
+    }
+    let (_dir, store) = mk_store().await;
+    let digest = put_blob(&store, &vec![7; (2 << 20) + 5]).await;
+    let mut count = Count(0, 0);
+    assert_eq!(store.verify_with(&digest, &mut count).await.unwrap(), Checked::Good { bytes: (2 << 20) + 5 });
+    assert_eq!((count.0, count.1), ((2 << 20) + 5, 3));
+    let digests: Vec<Digest> = store.committed_after(None, 10);
+    assert_eq!(digests, [digest]);
+    assert!(store.committed_after(Some(&digest), 10).is_empty());
+}
