@@ -51,7 +51,7 @@ fn text(report: &GcReport, dry_run: bool, now: Timestamp) -> String {
     };
     let mut text = table(&std::iter::once(head).chain(images.iter().map(row)).collect::<Vec<_>>());
     let evicted = images.iter().filter(|image| image.action == "evict").count();
-    let (went, verb) = if dry_run { ("would go", "uses") } else { ("went", "uses now") };
+    let (went, verb) = if dry_run { ("would go", "takes") } else { ("went", "now takes") };
     text.push_str(&format!(
         "\n{evicted} of {} images and {} orphaned blobs ({}) {went}; the cache {verb} {} of {}, and eviction ends at {}\n",
         images.len(),
@@ -83,7 +83,7 @@ ACTION   REASON      SIZE      LAST USED   REFERENCE
 evict    unused      2.0 KiB   3m          docker.io/library/a:1
 keep     last copy   10 B      -           docker.io/library/b:1
 
-1 of 2 images and 1 orphaned blobs (7 B) would go; the cache uses 921.6 KiB of 1.0 MiB, and eviction ends at 819.2 KiB
+1 of 2 images and 1 orphaned blobs (7 B) would go; the cache takes 921.6 KiB of 1.0 MiB, and eviction ends at 819.2 KiB
 2.0 KiB more should go and cannot: see the reasons of what is kept
 ";
         assert_eq!(text(&report, true, "2026-01-02T03:04:05Z".parse().unwrap()), expected);

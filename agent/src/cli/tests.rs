@@ -141,7 +141,7 @@ fn gc_and_pins_ask_the_agent() {
     assert!(
         told.unwrap()
             .1
-            .ends_with("0 of 0 images and 0 orphaned blobs (0 B) would go; the cache uses 5 B of 9 B, and eviction ends at 7 B\n")
+            .ends_with("0 of 0 images and 0 orphaned blobs (0 B) would go; the cache takes 5 B of 9 B, and eviction ends at 7 B\n")
     );
     let (asked, told) = talk(&["gc", "--output", "json"], mk_answer("200 OK", report));
     assert_eq!((asked.as_str(), told.unwrap().1), ("POST /v1/gc?dryRun=false HTTP/1.1", format!("{report}\n")));
