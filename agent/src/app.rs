@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry as Registered;
@@ -14,7 +14,7 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::control::{Control, Pace};
 use crate::disk::Disk;
-use crate::http::{self, AdminState, Limits, ProbeState, RegistryState, Server};
+use crate::http::{self, AdminParts, AdminState, Limits, ProbeState, RegistryState, Server};
 use crate::metrics::{Metrics, StoreCollector};
 use crate::oci::Router;
 use crate::readiness::Readiness;
@@ -67,38 +67,30 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     if config.control.is_some() {
         metrics.register_control(&mut registered);
     }
+    let figures = StoreCollector::default();
+    registered.register_collector(Box::new(figures.clone()));
     let readiness = Readiness::default();
     let (opening, listening) = (readiness.latch("store"), readiness.latch("listeners"));
 
+    // Before any port is bound: what the configuration names may be wrong.
     let upstream = Upstream::new(config.upstream.clone(), Arc::clone(&metrics) as Arc<dyn crate::upstream::Observer>)?;
+    let side = Side::start(&config, ProbeState { readiness, registered: Arc::new(registered) }).await?;
     let data_dir = config.data_dir.clone();
     let store = tokio::task::spawn_blocking(move || Store::open(&data_dir)).await.map_err(AppError::Startup)??;
+    figures.opened(&store);
     drop(opening);
-    registered.register_collector(Box::new(StoreCollector(store.clone())));
 
     let listeners = bind(&config.listen, config.listen_is_default).await?;
-    let (admin_listener, metrics_listener) = bind_others(&config).await?;
     let tasks = TaskTracker::new();
     let preparing = upstream.clone();
     let cache = Cache::new(&config, store.clone(), upstream, Arc::clone(&metrics), &tasks);
-    announce(&listeners, &admin_listener, metrics_listener.as_ref());
+    announce(&listeners, &side);
     // Before the first pull: what it may take must be known.
-    let disk = Disk::new(config.cache, &store, &cache, &metrics).await;
-
-    let probes = ProbeState { readiness, registered: Arc::new(registered) };
-    let admin_state =
-        AdminState { cache: cache.clone(), store: store.clone(), disk: disk.clone(), probes: probes.clone(), tasks: tasks.clone() };
-    let limits = Limits {
-        connections: config.limits.max_connections,
-        header_timeout: config.limits.header_timeout,
-        write_timeout: config.limits.write_timeout,
-    };
+    let disk = Disk::new(config.cache.clone(), &store, &cache, &metrics).await;
+    side.complete(AdminParts { cache: cache.clone(), store: store.clone(), disk: disk.clone(), tasks: tasks.clone() });
     let ports = listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect();
     let registry_state = RegistryState { cache: cache.clone(), metrics: Arc::clone(&metrics), routes: Arc::new(Router::new(ports)) };
-    let registry = Server::start(listeners, &http::registry(registry_state), &limits, &metrics.connections);
-    let few = Limits { connections: 64, ..limits };
-    let admin = Server::start(vec![admin_listener], &http::admin(admin_state), &few, &Default::default());
-    let probing = Server::start(metrics_listener.into_iter().collect(), &http::probes(probes), &few, &Default::default());
+    let registry = Server::start(listeners, &http::registry(registry_state), &limits(&config), &metrics.connections);
     drop(listening);
 
     tokio::task::spawn_blocking(move || preparing.prepare());
@@ -123,18 +115,60 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     }
     let drained = registry.stop(deadline).await;
     let settle_by = deadline.max(Instant::now() + STORE_GRACE_MIN).min(Instant::now() + STORE_GRACE);
-    admin.stop(settle_by).await;
-    probing.stop(settle_by).await;
+    side.stop(settle_by).await;
     tasks.close();
     // A fill that nobody waits for is given up; what remains of it is deleted at the next start.
     let settled = tokio::time::timeout_at(settle_by, tasks.wait()).await.is_ok();
-    upkeep.abort();
-    mending.abort();
-    // Whatever it was at: a plan half carried out is as sound as one that crashed.
-    looking_after.abort();
+    // Whatever they are at: a plan half carried out is as sound as one that crashed.
+    [upkeep, mending, looking_after].iter().for_each(tokio::task::JoinHandle::abort);
     tokio::task::spawn_blocking(move || store.close()).await.map_err(AppError::Startup)?;
     tracing::info!(drained, settled, "stopped");
     Ok(())
+}
+
+/// The ports beside the registry's. They answer from the first moment on, since how far start-up is may be what they are asked.
+struct Side {
+    admin: Server,
+    probing: Server,
+    /// Where they are, as far as the system says it.
+    addresses: (Option<SocketAddr>, Option<SocketAddr>),
+    parts: Arc<OnceLock<AdminParts>>,
+}
+
+impl Side {
+    async fn start(config: &Config, probes: ProbeState) -> Result<Self, AppError> {
+        let admin = listen(config.admin_listen).await?;
+        let metrics = match config.metrics_listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let addresses = (admin.local_addr().ok(), metrics.as_ref().and_then(|listener| listener.local_addr().ok()));
+        let parts = Arc::default();
+        let state = AdminState { probes: probes.clone(), parts: Arc::clone(&parts) };
+        let few = Limits { connections: 64, ..limits(config) };
+        let admin = Server::start(vec![admin], &http::admin(state), &few, &Default::default());
+        let probing = Server::start(metrics.into_iter().collect(), &http::probes(probes), &few, &Default::default());
+        Ok(Self { admin, probing, addresses, parts })
+    }
+
+    /// Start-up has made everything: commands are answered too.
+    fn complete(&self, parts: AdminParts) {
+        // There is one start-up.
+        let _ = self.parts.set(parts);
+    }
+
+    async fn stop(self, deadline: Instant) {
+        self.admin.stop(deadline).await;
+        self.probing.stop(deadline).await;
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        connections: config.limits.max_connections,
+        header_timeout: config.limits.header_timeout,
+        write_timeout: config.limits.write_timeout,
+    }
 }
 
 /// What goes on behind serving.
@@ -158,16 +192,6 @@ async fn mend(store: Store) {
     if let Err(error) = store.mend().await {
         tracing::error!(error = %crate::telemetry::chain(&error), "the index could not be made anew");
     }
-}
-
-/// The admin port, and the one with probes and metrics alone.
-async fn bind_others(config: &Config) -> Result<(TcpListener, Option<TcpListener>), AppError> {
-    let admin = listen(config.admin_listen).await?;
-    let metrics = match config.metrics_listen {
-        Some(address) => Some(listen(address).await?),
-        None => None,
-    };
-    Ok((admin, metrics))
 }
 
 /// Of the default addresses, and of loopbacks, one that this machine does not have is left out: many have no IPv6.
@@ -195,11 +219,12 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
 }
 
 /// The line that says which ports are open; scripts read it when they asked for port 0.
-fn announce(listeners: &[TcpListener], admin: &TcpListener, metrics: Option<&TcpListener>) {
-    let address = |listener: &TcpListener| listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
-    let registry: Vec<String> = listeners.iter().map(address).collect();
-    let (registry, metrics) = (registry.join(","), metrics.map(address));
-    tracing::info!(registry, admin = address(admin), metrics, version = env!("CARGO_PKG_VERSION"), "listening");
+fn announce(listeners: &[TcpListener], side: &Side) {
+    let text = |address: SocketAddr| address.to_string();
+    let registry: Vec<String> = listeners.iter().map(|listener| listener.local_addr().map(text).unwrap_or_default()).collect();
+    let (admin, metrics) = side.addresses;
+    let (registry, admin, metrics) = (registry.join(","), admin.map(text), metrics.map(text));
+    tracing::info!(registry, admin, metrics, version = env!("CARGO_PKG_VERSION"), "listening");
 }
 
 /// Every client, fill and blob being read takes a file descriptor; the soft limit is often 1024.
@@ -208,5 +233,48 @@ fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An address for documentation, which no machine has.
+    const NOWHERE: &str = "192.0.2.1:0";
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn of_the_default_addresses_one_that_is_missing_is_left_out_and_not_all() {
+        let bound = bind(&addresses(&[NOWHERE, "127.0.0.1:0"]), true).await.unwrap();
+        let ips: Vec<_> = bound.iter().map(|listener| listener.local_addr().unwrap().ip().to_string()).collect();
+        assert_eq!(ips, ["127.0.0.1"]);
+        assert!(matches!(bind(&addresses(&[NOWHERE]), true).await, Err(AppError::NoAddress)));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_somebody_asked_for_must_be_there() {
+        let error = bind(&addresses(&["127.0.0.1:0", NOWHERE]), false).await.unwrap_err();
+        assert!(matches!(error, AppError::Listen { address, .. } if address.to_string() == NOWHERE), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_taken_is_not_missing() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        for defaults in [true, false] {
+            assert!(matches!(bind(&[address], defaults).await, Err(AppError::Listen { .. })), "{defaults}");
+        }
+    }
+
+    #[test]
+    fn a_machine_without_an_address_or_without_ipv6_says_so() {
+        use rustix::io::Errno;
+        let is_missing = |errno: Errno| is_missing(&errno.into());
+        assert!(is_missing(Errno::ADDRNOTAVAIL) && is_missing(Errno::AFNOSUPPORT));
+        assert!(!is_missing(Errno::ADDRINUSE) && !is_missing(Errno::ACCESS));
     }
 }

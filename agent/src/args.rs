@@ -1,4 +1,4 @@
-//! The command line. Every flag has a twin in the environment, but for the two that pick platforms for one `pull`.
+//! The command line. Every flag has a twin in the environment, but for those that are about one call: `pull`'s platforms, `gc --dry-run`.
 
 use std::path::PathBuf;
 

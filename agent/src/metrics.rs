@@ -4,7 +4,7 @@ mod disk;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use kuik_crd::control::Traffic;
@@ -258,18 +258,29 @@ impl Drop for FillGuard {
     }
 }
 
-/// Reads the store's figures when metrics are scraped.
-#[derive(Debug)]
-pub struct StoreCollector(pub Store);
+/// Reads the store's figures when metrics are scraped; there are none before it is open. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct StoreCollector(Arc<OnceLock<Store>>);
+
+impl StoreCollector {
+    /// The store is open.
+    pub fn opened(&self, store: &Store) {
+        // There is one store, and it is opened once.
+        let _ = self.0.set(store.clone());
+    }
+}
 
 impl Collector for StoreCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let usage = self.0.usage();
+        let Some(store) = self.0.get() else {
+            return Ok(());
+        };
+        let usage = store.usage();
         let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
         let bytes = Some(&Unit::Bytes);
         let size = encoder.encode_descriptor("store", "Bytes of committed blobs", bytes, MetricType::Gauge)?;
         gauge(usage.blob_bytes).encode(size)?;
-        let room = self.0.room();
+        let room = store.room();
         let used = encoder.encode_descriptor("cache_used", "What the data directory takes on its file system", bytes, MetricType::Gauge)?;
         gauge(room.used).encode(used)?;
         let help = "What the data directory may take now; absent where there is no limit";

@@ -56,8 +56,12 @@ pub struct Desired {
     pub refresh: Vec<Refresh>,
     /// Images to delete.
     pub drop: Vec<Drop>,
-    /// Which of the images that this node reported are needed, and why. What is not named here is needed by nobody that is known.
+    /// Which of the images that this node reported are needed, and why. What is not named here is needed by nobody that is known. What is
+    /// pinned by a digest is reported even where it is held as a part of an image with a tag.
     pub pins: Vec<Pin>,
+    /// Whether `pins` is about everything that this node has reported. As long as it is not, nobody knows what is needed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub judged: bool,
 }
 
 /// An image whose tag is to be asked for again.
@@ -86,7 +90,7 @@ pub struct Drop {
 pub struct Pin {
     /// The normalised reference.
     pub image: String,
-    /// Each reason that holds.
+    /// Each reason that holds; none for what has a `CachedImage` and is only to be reported.
     pub reasons: Vec<PinReason>,
 }
 
@@ -188,7 +192,8 @@ pub struct Pressure {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HeldBack {
-    /// In words of the agent: `retained`, `kept`, `last copy`, `not known to the control API`, `being pulled`.
+    /// In words of the agent: `pinned`, `retained`, `kept`, `last copy`, `not known to the control API`,
+    /// `beside a damaged manifest`, `being pulled`.
     pub reason: String,
     /// How many images.
     pub images: u64,

@@ -8,7 +8,7 @@ use super::source::{Source, Wanted};
 use super::stream::Content;
 use super::{Cache, Origin};
 use crate::oci::{Digest, Repository};
-use crate::store::{Blob, Checked, LinkRecord, Store};
+use crate::store::{Blob, Checked, Store};
 
 /// A blob and where it came from.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Cache {
     /// # Errors
     /// When neither the disk nor upstream has it, or it is not the repository's.
     pub async fn blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobAnswer, CacheError> {
-        let link = self.link(repository, digest).await;
+        let link = self.store.find_link(repository, digest).await;
         if link.is_some()
             && let Some(bytes) = self.store.small(digest)
         {
@@ -57,7 +57,7 @@ impl Cache {
     /// # Errors
     /// As [`Cache::blob`].
     pub async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<(Option<u64>, Origin), CacheError> {
-        let link = self.link(repository, digest).await;
+        let link = self.store.find_link(repository, digest).await;
         let mut proven = link.is_some();
         let size_hint = link.and_then(|link| link.size);
         if let Some(answer) = self.stored_blob(repository, digest, size_hint, &mut proven).await? {
@@ -69,11 +69,6 @@ impl Cache {
         }
         let size = self.ask_whether_it_is_theirs(repository, digest).await?;
         Ok((size.or(size_hint).or(filling), Origin::Miss))
-    }
-
-    async fn link(&self, repository: &Repository, digest: &Digest) -> Option<LinkRecord> {
-        let link = self.store.link(repository, digest);
-        if link.is_none() && self.store.settled().await { self.store.link(repository, digest) } else { link }
     }
 
     async fn stored_blob(

@@ -44,7 +44,7 @@ impl Cache {
             Ok(reply) => return Ok(ListAnswer::from_upstream(reply, "application/json")),
             Err(error) => error,
         };
-        self.store.settled().await;
+        self.store.look_into(repository).await;
         let known = self.store.tags(repository);
         if known.is_empty() {
             return Err(error.into());
@@ -73,7 +73,7 @@ impl Cache {
             Err(error @ UpstreamError::NotFound { .. }) => return Err(error.into()),
             Err(error) => error,
         };
-        self.store.settled().await;
+        self.store.look_into(repository).await;
         let Some(known) = self.store.referrers(repository, subject) else {
             return Err(error.into());
         };

@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 use super::error::CacheError;
 use super::tags::Stale;
 use super::{Cache, Origin};
-use crate::oci::{Algorithm, Digest, Hasher, Manifest, Repository, Target, is_manifest_type};
+use crate::oci::{Algorithm, Digest, Hasher, Manifest, Repository, Tag, Target, is_manifest_type};
 use crate::store::{TagRecord, UpstreamStatus, now_seconds};
 use crate::upstream::FetchedManifest;
 
@@ -37,18 +37,18 @@ impl Cache {
     /// # Errors
     /// When neither the disk nor upstream has it, or it is not the repository's.
     pub async fn manifest(&self, repository: &Repository, target: &Target) -> ManifestResult {
-        match target {
+        let answer = match target {
             Target::Tag(tag) => self.manifest_by_tag(repository, tag).await,
             Target::Digest(digest) => self.manifest_by_digest(repository, digest).await,
+        }?;
+        if answer.origin != Origin::Miss {
+            self.keep_at_last(repository, target, &answer);
         }
+        Ok(answer)
     }
 
     async fn manifest_by_digest(&self, repository: &Repository, digest: &Digest) -> ManifestResult {
-        let mut known = self.store.manifest_media_type(repository, digest);
-        if known.is_none() && self.store.settled().await {
-            known = self.store.manifest_media_type(repository, digest);
-        }
-        if let Some(media_type) = known
+        if let Some(media_type) = self.store.find_manifest(repository, digest).await
             && let Some(answer) = self.stored_manifest(digest, media_type).await
         {
             return Ok(answer);
@@ -104,7 +104,12 @@ impl Cache {
             }
             drop(naming);
         };
-        self.manifests.join((repository.clone(), target.clone()), lead).await.unwrap_or(Err(CacheError::Lost))
+        let answer = self.manifests.join((repository.clone(), target.clone()), lead).await.unwrap_or(Err(CacheError::Lost))?;
+        if !self.quiet {
+            // It may have been here before, under another name, or have come for somebody who does not use it.
+            self.store.touch(&answer.digest);
+        }
+        Ok(answer)
     }
 
     /// Checks a manifest and enters it into the index. Large ones take a thread of their own, few at a time: reading one can take many
@@ -133,28 +138,34 @@ impl Cache {
         }
     }
 
+    /// Stores a manifest that upstream sent a moment ago.
     async fn persist(&self, repository: Repository, target: Target, answer: ManifestAnswer) {
-        let digest = answer.digest;
-        let media_type = answer.media_type;
         let now = now_seconds();
-        // What nobody asked for is as old as what it takes the place of.
-        let used = if self.quiet { self.used_before(&repository, &target) } else { now };
-        let record = || TagRecord {
-            digest,
-            media_type: media_type.clone(),
+        let record = TagRecord {
+            digest: answer.digest,
+            media_type: answer.media_type.clone(),
             validated_at: now,
             checked_at: now,
             upstream_status: UpstreamStatus::Ok,
         };
-        let tag = match target {
-            Target::Tag(tag) => Some((tag, record())),
+        let tag = match &target {
+            Target::Tag(tag) => Some((tag.clone(), record)),
             Target::Digest(_) => None,
         };
-        let persisted = self.store.persist_manifest(repository.clone(), digest, media_type, answer.bytes, tag.clone(), used).await;
+        self.write(repository, target, answer, tag).await;
+    }
+
+    /// Has the disk take a manifest, and its tag if it came by one.
+    pub(super) async fn write(&self, repository: Repository, target: Target, answer: ManifestAnswer, tag: Option<(Tag, TagRecord)>) {
+        let ManifestAnswer { digest, media_type, bytes, .. } = answer;
+        // What nobody asked for is as old as what it takes the place of.
+        let used = if self.quiet { self.used_before(&repository, &target) } else { now_seconds() };
+        let persisted = self.store.persist_manifest(repository.clone(), digest, media_type, bytes, tag.clone(), used).await;
         if let Err(error) = persisted {
             if let Some((tag, record)) = tag {
                 self.store.remember_tag(&repository, &tag, &record);
             }
+            self.unkept.note(&repository, target, digest);
             self.metrics.passed_through(&error);
             super::not_stored(&error, &digest, "a manifest was served and cannot be kept");
         }

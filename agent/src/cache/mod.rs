@@ -18,6 +18,9 @@ mod source;
 mod stream;
 mod tags;
 mod tail;
+#[cfg(test)]
+mod tests;
+mod unkept;
 mod warm;
 
 use std::sync::Arc;
@@ -90,6 +93,7 @@ pub struct Cache {
     fills: Arc<fill::Fills>,
     manifests: Arc<flight::Flights<manifests::ManifestKey, manifests::ManifestResult>>,
     confirmations: Arc<flight::Flights<(Repository, Tag), tags::Confirmation>>,
+    unkept: Arc<unkept::Unkept>,
     /// Registries that could not be asked a moment ago, and why.
     unavailable: moka::sync::Cache<Registry, String>,
     findings: Arc<Findings>,
@@ -113,6 +117,7 @@ impl Cache {
             fills: fill::Fills::new(limits, store.clone(), Arc::clone(&metrics), tasks.clone()),
             manifests: flight::Flights::new(tasks.clone()),
             confirmations: flight::Flights::new(tasks.clone()),
+            unkept: unkept::Unkept::new(tasks.clone()),
             unavailable: moka::sync::Cache::builder().max_capacity(1000).time_to_live(UNAVAILABLE_FOR).build(),
             config: Arc::new(own),
             findings: Arc::default(),

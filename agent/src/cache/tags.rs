@@ -33,12 +33,8 @@ pub(super) enum Confirmation {
 
 impl Cache {
     pub(super) async fn manifest_by_tag(&self, repository: &Repository, tag: &Tag) -> ManifestResult {
-        let mut record = self.store.tag(repository, tag);
-        if record.is_none() && self.store.settled().await {
-            record = self.store.tag(repository, tag);
-        }
         let target = Target::Tag(tag.clone());
-        let Some(record) = record else {
+        let Some(record) = self.store.find_tag(repository, tag).await else {
             return self.fetch_manifest(repository, &target).await;
         };
         if self.is_fresh(&record) {

@@ -52,8 +52,7 @@ struct Parts {
     /// One that leaves times of use as they are.
     cache: Cache,
     metrics: Arc<Metrics>,
-    /// How the disk is.
-    disk: watch::Receiver<disk::Status>,
+    disk: Disk,
     /// What was used here up to this time has been reported.
     heard_until: watch::Sender<u64>,
 }
@@ -119,15 +118,15 @@ impl Control {
             store: store.clone(),
             cache: cache.quietly(),
             metrics: Arc::clone(metrics),
-            disk: disk.status(),
+            disk: disk.clone(),
             heard_until: watch::Sender::new(0),
         });
         disk.join(disk::Cluster { desired: desired_seen.clone(), heard_until: parts.heard_until.subscribe() });
         let control = Self { tasks: TaskTracker::new(), stop: CancellationToken::new(), view: View { agents: agents_seen } };
         control.spawn(poll::run(Arc::clone(&parts), DESIRED, desired));
         control.spawn(poll::run(Arc::clone(&parts), AGENTS, agents));
-        control.spawn(work::run(Arc::clone(&parts), desired_seen));
-        control.spawn(report::run(parts));
+        control.spawn(work::run(Arc::clone(&parts), desired_seen.clone()));
+        control.spawn(report::run(parts, desired_seen));
         control.tasks.close();
         control
     }

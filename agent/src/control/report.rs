@@ -1,28 +1,32 @@
 //! Telling the control API what this node holds and has seen: soon after something changed, but never in quick succession.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kuik_crd::control::{Disk, Finding, Held, REPORT_MAX_BYTES, Report, UpstreamState};
+use kuik_crd::control::{Desired, Disk, Finding, Held, REPORT_MAX_BYTES, Report, UpstreamState};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Parts;
 use super::backoff::jitter;
 use super::client::ControlError;
 use super::delta::{Ledger, bound};
-use crate::cache::HeldImage;
+use crate::cache::{Blobs, HeldImage, Holding, ImageDetail};
+use crate::oci::{Digest, Image, Repository, Target};
 use crate::store::{UpstreamStatus, now_seconds};
 use crate::telemetry;
 
 /// Tells, again and again.
-pub(super) async fn run(parts: Arc<Parts>) {
+pub(super) async fn run(parts: Arc<Parts>, mut desired: watch::Receiver<Option<Desired>>) {
     let mut changes = parts.store.watch_changes();
     let mut findings = parts.cache.findings().watch();
-    let mut reporter = Reporter::new(parts);
+    let mut reporter = Reporter::new(parts, desired.clone());
     let mut failures = 0;
     loop {
         changes.mark_unchanged();
         findings.mark_unchanged();
+        desired.mark_unchanged();
         match reporter.report().await {
             Ok(()) => failures = 0,
             Err(error) => {
@@ -36,9 +40,11 @@ pub(super) async fn run(parts: Arc<Parts>) {
         loop {
             let changed = async {
                 tokio::select! {
-                    // The senders live as long as store and cache.
+                    // The senders live as long as store, cache and polls.
                     _ = changes.changed() => {}
                     _ = findings.changed() => {}
+                    // Other digests may be pinned.
+                    _ = desired.changed() => {}
                 }
             };
             let due = reporter.due();
@@ -60,6 +66,8 @@ struct Reporter {
     /// Of the last report that may have arrived.
     sequence: u64,
     ledger: Ledger,
+    desired: watch::Receiver<Option<Desired>>,
+    pinned: Pinned,
     full_wanted: bool,
     last_full: Option<Instant>,
     last: Instant,
@@ -67,8 +75,24 @@ struct Reporter {
     earliest: Instant,
 }
 
+/// Digests that are pinned. Where an image with a tag contains one, nothing that is listed as held has its name.
+#[derive(Debug, Default)]
+struct Pinned {
+    digests: HashMap<Repository, HashSet<Digest>>,
+    /// What was found of them, and in which image: another look is due when something of that changed.
+    found: HashMap<(Repository, Digest), (Blobs, Part)>,
+}
+
+/// What is here of a manifest that an image with a tag contains.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    size_bytes: u64,
+    complete: bool,
+}
+
 impl Reporter {
-    fn new(parts: Arc<Parts>) -> Self {
+    fn new(parts: Arc<Parts>, mut desired: watch::Receiver<Option<Desired>>) -> Self {
+        desired.mark_changed();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             parts,
@@ -76,6 +100,8 @@ impl Reporter {
             started_at: now.as_secs(),
             sequence: 0,
             ledger: Ledger::default(),
+            desired,
+            pinned: Pinned::default(),
             full_wanted: true,
             last_full: None,
             last: Instant::now(),
@@ -98,17 +124,61 @@ impl Reporter {
 
     /// Whether there is more to tell than times of use. They go with the next report; until then nobody looks again for a while.
     async fn is_worth_it(&mut self) -> bool {
-        let worth_it = !self.parts.cache.findings().waiting().is_empty() || self.ledger.delta(&self.held().await).is_essential;
+        let held = self.held().await;
+        let worth_it = !self.parts.cache.findings().waiting().is_empty() || self.ledger.delta(&held).is_essential;
         if !worth_it {
             self.earliest = Instant::now() + self.parts.pace.settle_max;
         }
         worth_it
     }
 
-    async fn held(&self) -> Vec<Held> {
+    async fn held(&mut self) -> Vec<Held> {
         // What the index does not know yet is not gone.
         while self.parts.store.settled().await {}
-        bound(self.parts.cache.held().await.into_iter().map(of_cache).collect())
+        let holdings = self.parts.cache.holdings().await;
+        let mut held = self.pinned_parts(&holdings).await;
+        held.extend(holdings.into_iter().map(|holding| of_cache(holding.held)));
+        bound(held)
+    }
+
+    /// The pinned digests that images with tags contain, such as one platform's manifest of an index.
+    async fn pinned_parts(&mut self, holdings: &[Holding]) -> Vec<Held> {
+        if self.desired.has_changed().unwrap_or(false) {
+            self.pinned.digests = by_digest(self.desired.borrow_and_update().as_ref());
+        }
+        let mut found = HashMap::new();
+        for holding in holdings.iter().filter(|holding| matches!(holding.target, Target::Tag(_))) {
+            let Some(pinned) = self.pinned.digests.get(&holding.repository) else { continue };
+            let below = holding.manifests.iter().filter(|digest| **digest != holding.held.digest && pinned.contains(*digest));
+            for digest in below {
+                let key = (holding.repository.clone(), *digest);
+                if found.contains_key(&key) {
+                    continue;
+                }
+                let part = match self.pinned.found.get(&key) {
+                    Some((blobs, part)) if Arc::ptr_eq(blobs, &holding.blobs) => *part,
+                    _ => self.look_at(&key).await,
+                };
+                found.insert(key, (Arc::clone(&holding.blobs), part));
+            }
+        }
+        self.pinned.found = found;
+        let is_here = self.pinned.found.iter().filter(|(_, (_, part))| part.size_bytes > 0);
+        is_here.map(|((repository, digest), (_, part))| self.of_part(repository, digest, *part)).collect()
+    }
+
+    async fn look_at(&self, (repository, digest): &(Repository, Digest)) -> Part {
+        let detail = self.parts.cache.image(&Image::new(repository.clone(), None, Some(*digest))).await;
+        detail.map_or(Part { size_bytes: 0, complete: false }, |ImageDetail { image, .. }| Part {
+            size_bytes: image.size_bytes,
+            complete: image.complete,
+        })
+    }
+
+    fn of_part(&self, repository: &Repository, digest: &Digest, Part { size_bytes, complete }: Part) -> Held {
+        let image = Image::new(repository.clone(), None, Some(*digest)).to_string();
+        let used_at = self.parts.store.blob_record(digest).map_or(0, |record| record.used);
+        of_cache(HeldImage { image, digest: *digest, size_bytes, complete, used_at, tag: None })
     }
 
     async fn report(&mut self) -> Result<(), ControlError> {
@@ -180,7 +250,7 @@ impl Reporter {
                 (0, 0)
             }
         };
-        let status = self.parts.disk.borrow().clone();
+        let status = self.parts.disk.status().borrow().clone();
         Disk {
             capacity_bytes,
             free_bytes,
@@ -207,6 +277,17 @@ fn fit(mut report: Report) -> Vec<u8> {
         report.images.sort_by_key(|held| std::cmp::Reverse(held.used_at));
         report.images.truncate(report.images.len() * 9 / 10);
     }
+}
+
+/// What is pinned by its digest.
+fn by_digest(desired: Option<&Desired>) -> HashMap<Repository, HashSet<Digest>> {
+    let mut digests: HashMap<Repository, HashSet<Digest>> = HashMap::new();
+    for image in desired.into_iter().flat_map(|desired| &desired.pins).filter_map(|pin| pin.image.parse::<Image>().ok()) {
+        if let Some(digest) = image.digest() {
+            digests.entry(image.repository().clone()).or_default().insert(*digest);
+        }
+    }
+    digests
 }
 
 fn of_cache(image: HeldImage) -> Held {

@@ -129,7 +129,7 @@ impl Worker {
 
     /// The control API wants something else.
     fn told(&mut self, desired: Desired) {
-        let Desired { keep, refresh, drop, pins } = desired;
+        let Desired { keep, refresh, drop, pins, judged: _ } = desired;
         let counts = [("keep", keep.len()), ("refresh", refresh.len()), ("drop", drop.len()), ("pin", pins.len())];
         counts.into_iter().for_each(|(kind, count)| self.parts.metrics.control_desired(kind, count));
         self.keep = keep.iter().filter_map(|image| read(image)).collect();
@@ -273,11 +273,16 @@ impl Worker {
         if self.keep.contains(image) || !self.is_here(image) {
             return true;
         }
+        if self.parts.disk.is_pinned(image) {
+            tracing::debug!(%image, "not dropping an image that somebody pinned on this node");
+            return true;
+        }
         let needed: Vec<Digest> = self
             .by_digest
             .iter()
             .filter(|other| other.repository() == image.repository())
             .filter_map(|other| other.digest().copied())
+            .chain(self.parts.disk.pinned_digests(image.repository()))
             .collect();
         let target = image.target();
         match self.parts.store.remove_image(image.repository(), &target, unused_since, needed).await {
@@ -291,7 +296,7 @@ impl Worker {
                 tracing::info!(%image, used_at, unused_since, "not dropping an image that was used since");
                 true
             }
-            Ok(Removal::Absent) => true,
+            Ok(Removal::Absent | Removal::Uncertain) => true,
             Ok(Removal::NotYet) => false,
             Err(error) => {
                 tracing::error!(%image, error = %telemetry::chain(&error), "an image cannot be dropped");

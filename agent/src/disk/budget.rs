@@ -36,19 +36,21 @@ impl Budget {
     /// How much has to go: from above the high mark down to the low one.
     #[must_use]
     pub fn to_free(&self, room: &Room) -> u64 {
-        let wanted = wanted(room);
+        let wanted = self.wanted(room);
         if wanted > self.high { wanted - self.low } else { 0 }
     }
 
     /// How much may go when somebody asks for it: everything above the low mark.
     #[must_use]
     pub fn above_low(&self, room: &Room) -> u64 {
-        wanted(room).saturating_sub(self.low)
+        self.wanted(room).saturating_sub(self.low)
     }
-}
 
-fn wanted(room: &Room) -> u64 {
-    room.used.saturating_add(room.promised).saturating_add(room.waiting)
+    /// What waits counts up to what lies above the low mark: it gets its room in turns, and everything would go for it at once otherwise.
+    fn wanted(&self, room: &Room) -> u64 {
+        let waiting = room.waiting.min(self.limit.saturating_sub(self.low).max(room.largest));
+        room.used.saturating_add(room.promised).saturating_add(waiting)
+    }
 }
 
 #[expect(
@@ -95,10 +97,12 @@ mod tests {
     fn eviction_goes_from_above_the_high_mark_down_to_the_low_one() {
         let budget = Budget::new(&mk_config(Some(Amount::Bytes(1000)), Amount::Bytes(0)), None, 0);
         assert_eq!(budget, Budget { limit: 1000, high: 900, low: 800 });
-        let room = |used, promised, waiting| Room { used, promised, waiting, limit: 1000 };
+        let room = |used, promised, waiting| Room { used, promised, waiting, largest: 0, limit: 1000 };
         assert_eq!(budget.to_free(&room(900, 0, 0)), 0);
         assert_eq!(budget.to_free(&room(901, 0, 0)), 101);
         assert_eq!(budget.to_free(&room(500, 300, 200)), 200);
+        assert_eq!(budget.to_free(&room(500, 300, 5000)), 200, "what waits gets its room in turns");
+        assert_eq!(budget.to_free(&Room { largest: 600, ..room(500, 300, 5000) }), 600, "or all at once, if one of it is as large");
         assert_eq!((budget.above_low(&room(850, 0, 0)), budget.above_low(&room(700, 0, 0))), (50, 0));
     }
 

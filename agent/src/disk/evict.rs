@@ -1,5 +1,6 @@
 //! One round of making room: look at the disk, plan, delete in batches, say what could not be done.
 
+use std::collections::HashSet;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -10,14 +11,21 @@ use super::budget::Budget;
 use super::plan::{Candidate, Hold, Need, Plan, plan};
 use super::{Disk, Status};
 use crate::cache::Holding;
-use crate::store::{Removal, Room, Space, Victim, now_seconds};
+use crate::oci::Repository;
+use crate::store::{Removal, Room, ShortDigest, Space, Victim, now_seconds};
 use crate::telemetry;
 
 /// Images that are deleted in one go: each go looks at the whole index, and keeps manifests from being stored meanwhile.
-const BATCH: usize = 64;
+const BATCH: usize = 16;
+
+/// Less than this is no room for anything: others have filled the file system.
+const LIMIT_MIN: u64 = 1 << 20;
 
 /// Pressure is said to have ended when the budget was held for so long.
 const CALM_FOR: Duration = Duration::from_secs(300);
+
+/// Damaged manifests that are fetched again in one go.
+const MENDS_MAX: usize = 16;
 
 /// Reasons that are reported with what they hold.
 const REASONS_MAX: usize = 8;
@@ -67,20 +75,28 @@ impl Disk {
     pub(super) async fn make_room(&self) -> Outcome {
         let _turn = self.inner.turn.lock().await;
         let (budget, room, _) = self.look().await;
+        if budget.limit < LIMIT_MIN {
+            // Nothing fits, whatever goes.
+            self.pressed(0, &[], &[]);
+        }
         if budget.to_free(&room) == 0 {
-            self.calm_down();
+            if budget.limit >= LIMIT_MIN {
+                self.calm_down();
+            }
             return Outcome::default();
         }
+        // What nobody can use goes first.
+        self.inner.store.clear_quarantine().await;
         self.sweep().await;
         let to_free = budget.to_free(&self.inner.store.room());
         let planned = self.plan(to_free).await;
-        let freed_bytes = self.carry_out(&planned).await;
+        let (freed_bytes, _) = self.carry_out(&planned).await;
         let (budget, room, _) = self.look().await;
         // What was used meanwhile, and what came meanwhile, is for the next round; what is held is not.
         let still = budget.to_free(&room);
         let missing_bytes = if planned.plan.missing_bytes > 0 { still } else { 0 };
         if missing_bytes > 0 {
-            self.pressed(missing_bytes, &planned);
+            self.pressed(missing_bytes, &planned.candidates, &planned.holdings);
         } else {
             self.calm_down();
         }
@@ -112,29 +128,50 @@ impl Disk {
         let holdings = self.inner.cache.holdings().await;
         let needs = self.needs();
         let began = Instant::now();
+        let unreadable: HashSet<&Repository> =
+            holdings.iter().filter(|holding| is_unreadable(holding)).map(|holding| &holding.repository).collect();
+        let standing = |holding: &Holding| match needs.standing(holding) {
+            Ok(_) if unreadable.contains(&holding.repository) => Err(Hold::Uncertain),
+            standing => standing,
+        };
         let candidate = |holding: &Holding| Candidate {
-            standing: needs.standing(holding),
+            standing: standing(holding),
             used_at: holding.held.used_at,
             blobs: std::sync::Arc::clone(&holding.blobs),
         };
         let candidates: Vec<Candidate> = holdings.iter().map(candidate).collect();
         let plan = plan(&candidates, to_free);
         let took = began.elapsed();
-        self.inner.metrics.oldest_image(candidates.iter().map(|candidate| candidate.used_at).min(), now_seconds());
+        let used = candidates.iter().map(|candidate| candidate.used_at).filter(|used_at| *used_at > 0);
+        self.inner.metrics.oldest_image(used.min(), now_seconds());
         Planned { holdings, candidates, plan, took }
     }
 
-    /// Deletes what the plan says, batch after batch. Gives the bytes of the blobs that went.
-    pub(super) async fn carry_out(&self, planned: &Planned) -> u64 {
-        let mut freed = 0;
+    /// Fetches manifests again that are named here and cannot be read; as long as one cannot, nothing beside it can be evicted.
+    pub(super) async fn mend(&self) {
+        let Planned { holdings, .. } = self.plan(0).await;
+        for Holding { held, .. } in holdings.iter().filter(|holding| is_unreadable(holding)).take(MENDS_MAX) {
+            match self.inner.cache.refetch(&held.digest, Some(held.used_at)).await {
+                Ok(_) => tracing::info!(image = %held.image, "a manifest that could not be read was fetched again"),
+                Err(error) => tracing::warn!(image = %held.image, %error, "a manifest that cannot be read cannot be fetched again now"),
+            }
+        }
+    }
+
+    /// Deletes what the plan says, batch after batch. Gives the bytes of the blobs that went, and the places of the images that did.
+    pub(super) async fn carry_out(&self, planned: &Planned) -> (u64, Vec<usize>) {
+        let (mut freed, mut gone) = (0, Vec::new());
         for batch in planned.plan.evict.chunks(BATCH) {
-            let victims = batch.iter().map(|at| victim(&planned.holdings[*at])).collect();
             // Anew for each batch: it may have changed meanwhile.
-            let needed = self.needs().digests();
-            match self.inner.store.remove_images(victims, needed).await {
+            let needs = self.needs();
+            let batch: Vec<usize> = batch.iter().copied().filter(|at| needs.standing(&planned.holdings[*at]).is_ok()).collect();
+            let victims = batch.iter().map(|at| victim(&planned.holdings[*at])).collect();
+            match self.inner.store.remove_images(victims, needs.digests()).await {
                 Ok(removals) => {
-                    let gone = batch.iter().zip(removals).map(|(at, removal)| self.tell(planned, *at, removal));
-                    freed += gone.sum::<u64>();
+                    for (at, removal) in batch.into_iter().zip(removals) {
+                        gone.extend(matches!(removal, Removal::Removed { .. }).then_some(at));
+                        freed += self.tell(planned, at, removal);
+                    }
                 }
                 Err(error) => {
                     tracing::error!(error = %telemetry::chain(&error), "images cannot be evicted");
@@ -143,7 +180,7 @@ impl Disk {
             }
             self.inner.store.made_room(false);
         }
-        freed
+        (freed, gone)
     }
 
     /// Says what became of one image.
@@ -163,16 +200,29 @@ impl Disk {
                 tracing::debug!(%image, used_at, "not evicting an image that was used a moment ago");
                 0
             }
+            Removal::Uncertain => {
+                tracing::info!(%image, "not evicting an image beside a manifest that cannot be read");
+                0
+            }
             Removal::Absent | Removal::NotYet => 0,
         }
     }
 
     /// The budget cannot be held.
-    fn pressed(&self, missing_bytes: u64, planned: &Planned) {
+    fn pressed(&self, missing_bytes: u64, candidates: &[Candidate], holdings: &[Holding]) {
         *self.calm_since() = None;
+        let held = held(candidates, holdings);
+        if self.inner.status.borrow().pressure.is_none() {
+            let why: Vec<String> = held.iter().map(|held| format!("{} {} ({} bytes)", held.images, held.reason, held.bytes)).collect();
+            tracing::warn!(
+                missing_bytes,
+                held = why.join(", "),
+                "the cache cannot make the room that it should: what comes passes through"
+            );
+        }
         self.publish(|status| {
             let since = status.pressure.as_ref().map_or_else(now_seconds, |pressure| pressure.since);
-            status.pressure = Some(Pressure { since, missing_bytes, held: held(planned) });
+            status.pressure = Some(Pressure { since, missing_bytes, held });
         });
     }
 
@@ -201,14 +251,25 @@ impl Disk {
     }
 }
 
+/// An image whose own manifest is not here as it should be: what it needs is not known.
+pub(super) fn is_unreadable(holding: &Holding) -> bool {
+    let own = ShortDigest::from(&holding.held.digest);
+    !holding.blobs.iter().any(|(digest, bytes)| *digest == own && *bytes > 0)
+}
+
 fn victim(holding: &Holding) -> Victim {
-    Victim { repository: holding.repository.clone(), target: holding.target.clone(), unused_since: holding.held.used_at }
+    Victim {
+        repository: holding.repository.clone(),
+        target: holding.target.clone(),
+        unused_since: holding.held.used_at,
+        only_if_certain: true,
+    }
 }
 
 /// What holds what does not go, the largest first.
-fn held(planned: &Planned) -> Vec<HeldBack> {
+fn held(candidates: &[Candidate], holdings: &[Holding]) -> Vec<HeldBack> {
     let mut by_reason: std::collections::BTreeMap<Hold, HeldBack> = std::collections::BTreeMap::new();
-    for (candidate, holding) in planned.candidates.iter().zip(&planned.holdings) {
+    for (candidate, holding) in candidates.iter().zip(holdings) {
         if let Err(hold) = candidate.standing {
             let entry = by_reason.entry(hold).or_insert_with(|| HeldBack { reason: hold.as_str().to_owned(), ..HeldBack::default() });
             entry.images += 1;

@@ -55,14 +55,13 @@ impl Disk {
         let unused_since = now_seconds().saturating_sub(self.config().orphan_grace.as_secs());
         let orphans = self.inner.store.orphans(unused_since).await.unwrap_or_default();
         if !dry_run {
+            self.inner.store.clear_quarantine().await;
             self.sweep().await;
         }
         let (budget, room, _) = self.look().await;
         let planned = self.plan(budget.above_low(&room)).await;
-        if !dry_run {
-            self.carry_out(&planned).await;
-            self.look().await;
-        }
+        let goes = if dry_run { planned.plan.evict.clone() } else { self.carry_out(&planned).await.1 };
+        self.look().await;
         let limit = Some(budget.limit).filter(|limit| *limit < u64::MAX);
         GcReport {
             budget_bytes: limit,
@@ -70,15 +69,15 @@ impl Disk {
             target_bytes: limit.map(|_| budget.low),
             plan_micros: u64::try_from(planned.took.as_micros()).unwrap_or(u64::MAX),
             missing_bytes: planned.plan.missing_bytes,
-            images: images(&planned),
+            images: images(&planned, &goes),
             orphans: GcOrphans { blobs: orphans.blobs, bytes: orphans.bytes },
         }
     }
 }
 
-fn images(planned: &Planned) -> Vec<GcImage> {
-    let goes: std::collections::HashSet<usize> = planned.plan.evict.iter().copied().collect();
-    let stays = (0..planned.holdings.len()).filter(|at| !goes.contains(at));
+fn images(planned: &Planned, goes: &[usize]) -> Vec<GcImage> {
+    let gone: std::collections::HashSet<usize> = goes.iter().copied().collect();
+    let stays = (0..planned.holdings.len()).filter(|at| !gone.contains(at));
     let image = |at: usize, action| {
         let held = &planned.holdings[at].held;
         let used = i64::try_from(held.used_at).ok().filter(|at| *at > 0);
@@ -90,7 +89,7 @@ fn images(planned: &Planned) -> Vec<GcImage> {
             last_used: used.and_then(|at| jiff::Timestamp::from_second(at).ok()),
         }
     };
-    let mut images: Vec<GcImage> = planned.plan.evict.iter().map(|at| image(*at, "evict")).collect();
+    let mut images: Vec<GcImage> = goes.iter().map(|at| image(*at, "evict")).collect();
     let mut kept: Vec<GcImage> = stays.map(|at| image(at, "keep")).collect();
     kept.sort_by(|a, b| a.reference.cmp(&b.reference));
     images.extend(kept);

@@ -32,7 +32,7 @@ pub use plan::{Candidate, Hold, Need, Plan, plan};
 use crate::cache::Cache;
 use crate::config::{CacheConfig, Reload};
 use crate::metrics::Metrics;
-use crate::oci::Image;
+use crate::oci::{Digest, Image, Repository};
 use crate::store::Store;
 
 /// What the control API lets this node know about needs.
@@ -123,10 +123,18 @@ impl Disk {
         self.inner.pins.set(image, pinned).await
     }
 
-    /// Whether somebody pinned what is reported under this name.
+    /// Whether somebody pinned an image here, by tag or by digest. If that cannot be known, it may well be.
     #[must_use]
-    pub fn is_pinned(&self, image: &str) -> bool {
-        self.inner.pins.images().is_some_and(|images| images.contains(image))
+    pub fn is_pinned(&self, image: &Image) -> bool {
+        self.inner.pins.images().is_none_or(|images| images.contains(&pins::name(image)))
+    }
+
+    /// Manifests of a repository that somebody pinned here by digest.
+    #[must_use]
+    pub fn pinned_digests(&self, repository: &Repository) -> Vec<Digest> {
+        let images = self.inner.pins.images().unwrap_or_default();
+        let images = images.iter().filter_map(|image| image.parse::<Image>().ok()).filter(|image| image.repository() == repository);
+        images.filter_map(|image| image.digest().copied()).collect()
     }
 
     /// Looks after the disk until it is dropped. `reload` brings other settings.

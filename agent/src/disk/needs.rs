@@ -19,6 +19,8 @@ pub struct Needs {
     cluster: Option<Cluster>,
     /// Images that somebody pinned here; `None` if that cannot be known.
     pinned: Option<BTreeSet<String>>,
+    /// Those of them that were pinned by digest: whatever has that digest is pinned.
+    pinned_digests: HashSet<(Repository, Digest)>,
     /// Blobs that are being fetched.
     filling: HashSet<ShortDigest>,
 }
@@ -26,8 +28,8 @@ pub struct Needs {
 /// What the control API said.
 #[derive(Debug, Default)]
 struct Cluster {
-    /// It has said something, now or in an earlier life of this agent.
-    said: bool,
+    /// It has judged all that this node reported, now or in an earlier life of this agent.
+    judged: bool,
     pins: HashMap<String, Vec<PinReason>>,
     keep: HashSet<String>,
     /// Needed by digest, whatever the image that has it is called here.
@@ -40,7 +42,7 @@ impl Needs {
     /// Of an agent on its own.
     #[must_use]
     pub fn alone(pinned: Option<BTreeSet<String>>, filling: HashSet<ShortDigest>) -> Self {
-        Self { cluster: None, pinned, filling }
+        Self { cluster: None, pinned_digests: by_digest(pinned.as_ref()), pinned, filling }
     }
 
     /// Of an agent in a cluster, whose control API has heard what was used here until `heard_until`.
@@ -51,7 +53,8 @@ impl Needs {
         pinned: Option<BTreeSet<String>>,
         filling: HashSet<ShortDigest>,
     ) -> Self {
-        let mut cluster = Cluster { said: desired.is_some(), heard_until, ..Cluster::default() };
+        let judged = desired.is_some_and(|desired| desired.judged);
+        let mut cluster = Cluster { judged, heard_until, ..Cluster::default() };
         for pin in desired.into_iter().flat_map(|desired| &desired.pins) {
             cluster.by_digest(&pin.image);
             cluster.pins.insert(pin.image.clone(), pin.reasons.clone());
@@ -60,7 +63,7 @@ impl Needs {
             cluster.by_digest(image);
             cluster.keep.insert(image.clone());
         }
-        Self { cluster: Some(cluster), pinned, filling }
+        Self { cluster: Some(cluster), pinned_digests: by_digest(pinned.as_ref()), pinned, filling }
     }
 
     /// How much an image is needed, or why it stays.
@@ -69,8 +72,10 @@ impl Needs {
         if holding.blobs.iter().any(|(digest, _)| self.filling.contains(digest)) {
             return Err(Hold::BeingPulled);
         }
+        let by_digest = |digest: &Digest| self.pinned_digests.contains(&(holding.repository.clone(), *digest));
         match &self.pinned {
             Some(pinned) if pinned.contains(image) => return Err(Hold::Pinned),
+            Some(_) if !self.pinned_digests.is_empty() && holding.manifests.iter().any(by_digest) => return Err(Hold::Pinned),
             Some(_) => {}
             None => return Err(Hold::Unknown),
         }
@@ -86,8 +91,13 @@ impl Needs {
     /// Manifests that others than the images here need, whatever goes.
     #[must_use]
     pub(super) fn digests(&self) -> Vec<(Repository, Digest)> {
-        self.cluster.iter().flat_map(|cluster| cluster.digests.iter().cloned()).collect()
+        self.cluster.iter().flat_map(|cluster| &cluster.digests).chain(&self.pinned_digests).cloned().collect()
     }
+}
+
+fn by_digest(pinned: Option<&BTreeSet<String>>) -> HashSet<(Repository, Digest)> {
+    let images = pinned.into_iter().flatten().filter_map(|image| image.parse::<Image>().ok());
+    images.filter_map(|image| Some((image.repository().clone(), *image.digest()?))).collect()
 }
 
 impl Cluster {
@@ -101,7 +111,7 @@ impl Cluster {
 
     fn standing(&self, holding: &Holding, is_gone: bool) -> Result<Need, Hold> {
         let held = &holding.held;
-        if !self.said {
+        if !self.judged {
             return Err(Hold::Unknown);
         }
         if self.keep.contains(&held.image) {
@@ -166,7 +176,7 @@ mod tests {
     }
 
     fn pinned(image: &str, reasons: &[PinReason]) -> Desired {
-        Desired { pins: vec![Pin { image: image.to_owned(), reasons: reasons.to_vec() }], ..Desired::default() }
+        Desired { pins: vec![Pin { image: image.to_owned(), reasons: reasons.to_vec() }], judged: true, ..Desired::default() }
     }
 
     fn none() -> Option<BTreeSet<String>> {
@@ -197,7 +207,7 @@ mod tests {
 
     #[test]
     fn what_this_node_is_to_keep_stays() {
-        let desired = Desired { keep: vec![IMAGE.to_owned()], ..Desired::default() };
+        let desired = Desired { keep: vec![IMAGE.to_owned()], judged: true, ..Desired::default() };
         assert_eq!(in_cluster(&desired, UpstreamStatus::Ok), Err(Hold::Kept));
     }
 
@@ -215,7 +225,8 @@ mod tests {
     fn unknown_counts_as_needed() {
         let holding = mk_holding(UpstreamStatus::Ok);
         let standing = |desired: Option<&Desired>, heard| Needs::in_cluster(desired, heard, none(), HashSet::new()).standing(&holding);
-        let nothing = Desired::default();
+        let nothing = Desired { judged: true, ..Desired::default() };
+        assert_eq!(standing(Some(&Desired::default()), 2000), Err(Hold::Unknown), "it has not judged what is here");
         assert_eq!(standing(None, 2000), Err(Hold::Unknown), "it has never said anything");
         assert_eq!(standing(Some(&nothing), 1000), Err(Hold::Unknown), "it was used after the last report");
         assert_eq!(standing(Some(&nothing), 1029), Err(Hold::Unknown), "or so shortly before that nothing can have come of it");
@@ -237,6 +248,10 @@ mod tests {
         let holding = mk_holding(UpstreamStatus::Ok);
         let here = Some(BTreeSet::from([IMAGE.to_owned()]));
         assert_eq!(Needs::alone(here.clone(), HashSet::new()).standing(&holding), Err(Hold::Pinned));
+        for number in [1, 2] {
+            let by_digest = Some(BTreeSet::from([format!("docker.io/library/nginx@{}", digest(number))]));
+            assert_eq!(Needs::alone(by_digest, HashSet::new()).standing(&holding), Err(Hold::Pinned));
+        }
         let filling = HashSet::from([(&digest(3)).into()]);
         assert_eq!(Needs::alone(here, filling).standing(&holding), Err(Hold::BeingPulled));
     }

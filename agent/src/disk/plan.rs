@@ -45,6 +45,8 @@ pub enum Hold {
     LastCopy,
     /// The control API has not said yet whether it is needed.
     Unknown,
+    /// A manifest of its repository cannot be read, and may need any of its blobs.
+    Uncertain,
     /// A part of it is on its way in.
     BeingPulled,
 }
@@ -59,6 +61,7 @@ impl Hold {
             Self::Kept => "kept",
             Self::LastCopy => "last copy",
             Self::Unknown => "not known to the control API",
+            Self::Uncertain => "beside a damaged manifest",
             Self::BeingPulled => "being pulled",
         }
     }
@@ -184,7 +187,7 @@ mod tests {
 
     fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
         let needs = [Ok(Need::Nowhere), Ok(Need::Elsewhere), Ok(Need::Here)];
-        let holds = [Hold::Pinned, Hold::Retained, Hold::Kept, Hold::LastCopy, Hold::Unknown, Hold::BeingPulled].map(Err);
+        let holds = [Hold::Pinned, Hold::Retained, Hold::Kept, Hold::LastCopy, Hold::Unknown, Hold::Uncertain, Hold::BeingPulled].map(Err);
         let standing = prop::sample::select([&needs[..], &holds[..], &needs[..]].concat());
         let one = (standing, 0..20_u64, prop::collection::btree_set(0..30_u64, 0..6));
         prop::collection::vec(one, 0..25).prop_map(|all| {

@@ -57,7 +57,7 @@ pub(super) async fn watch_disk(disk: &Disk) {
         }
         if sweep_at <= Instant::now() {
             disk.sweep().await;
-            disk.plan(0).await;
+            disk.mend().await;
             sweep_at = Instant::now() + (disk.config().orphan_grace / 4).clamp(SWEEP_MIN, SWEEP_MAX);
         }
     }

@@ -97,6 +97,10 @@ async fn go_on(disk: &Disk, round: &mut Round) {
                 noted = Instant::now();
             }
         }
+        if page.len() < PAGE && store.settled().await {
+            // The index was made anew meanwhile, and has not had everything.
+            continue;
+        }
         if page.len() < PAGE {
             let took = now_seconds().saturating_sub(round.began);
             tracing::info!(took_s = took, "every stored blob was hashed anew");

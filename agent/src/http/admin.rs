@@ -1,16 +1,19 @@
 //! The second port: probes, metrics, and what the command line asks; and the third, with the probes and metrics alone.
+//!
+//! Both answer before the store is open: how far start-up is, is told by `/readyz` and by the refusal of everything else.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{FromRequestParts, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use http::request::Parts;
 use prometheus_client::registry::Registry as Registered;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -26,14 +29,34 @@ use crate::store::{Checked, Store};
 /// Reports that wait for a slow reader; the work waits with them.
 const EVENTS_WAITING_MAX: usize = 16;
 
-/// What the admin handlers need.
+/// What the admin port needs.
 #[derive(Debug, Clone)]
 pub struct AdminState {
+    pub probes: ProbeState,
+    /// Made by start-up.
+    pub parts: Arc<OnceLock<AdminParts>>,
+}
+
+/// What the handlers of commands need.
+#[derive(Debug, Clone)]
+pub struct AdminParts {
     pub cache: Cache,
     pub store: Store,
     pub disk: Disk,
-    pub probes: ProbeState,
     pub tasks: TaskTracker,
+}
+
+/// The parts; without them, the answer that says what start-up waits for.
+struct Ready(AdminParts);
+
+impl FromRequestParts<AdminState> for Ready {
+    type Rejection = Response;
+
+    async fn from_request_parts(_: &mut Parts, state: &AdminState) -> Result<Self, Response> {
+        let starting =
+            || failure(StatusCode::SERVICE_UNAVAILABLE, &format!("the agent is starting, {}", waiting(&state.probes.readiness.pending())));
+        state.parts.get().cloned().map(Self).ok_or_else(starting)
+    }
 }
 
 /// The routes of the admin port.
@@ -66,8 +89,12 @@ pub fn probes(state: ProbeState) -> Router {
 async fn readyz(State(state): State<ProbeState>) -> Response {
     match state.readiness.pending() {
         pending if pending.is_empty() => "ok\n".into_response(),
-        pending => (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", pending.join(", "))).into_response(),
+        pending => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", waiting(&pending))).into_response(),
     }
+}
+
+fn waiting(pending: &[&str]) -> String {
+    format!("waiting for: {}", pending.join(", "))
 }
 
 async fn metrics(State(state): State<ProbeState>) -> Response {
@@ -86,8 +113,8 @@ struct Listed {
     pinned: bool,
 }
 
-async fn images(State(state): State<AdminState>) -> Response {
-    let listed = |image: ImageEntry| Listed { pinned: state.disk.is_pinned(&image.reference), image };
+async fn images(Ready(state): Ready) -> Response {
+    let listed = |image: ImageEntry| Listed { pinned: image.reference.parse().is_ok_and(|name| state.disk.is_pinned(&name)), image };
     let images: Vec<Listed> = state.cache.images().await.into_iter().map(listed).collect();
     Json(json!({ "images": images })).into_response()
 }
@@ -99,19 +126,19 @@ struct GcQuery {
     dry_run: bool,
 }
 
-async fn gc(State(state): State<AdminState>, Query(query): Query<GcQuery>) -> Response {
+async fn gc(Ready(state): Ready, Query(query): Query<GcQuery>) -> Response {
     Json(state.disk.collect(query.dry_run).await).into_response()
 }
 
-async fn pin(state: State<AdminState>, query: Query<ImageQuery>) -> Response {
-    set_pin(state, query, true).await
+async fn pin(ready: Ready, query: Query<ImageQuery>) -> Response {
+    set_pin(ready, query, true).await
 }
 
-async fn unpin(state: State<AdminState>, query: Query<ImageQuery>) -> Response {
-    set_pin(state, query, false).await
+async fn unpin(ready: Ready, query: Query<ImageQuery>) -> Response {
+    set_pin(ready, query, false).await
 }
 
-async fn set_pin(State(state): State<AdminState>, Query(query): Query<ImageQuery>, pinned: bool) -> Response {
+async fn set_pin(Ready(state): Ready, Query(query): Query<ImageQuery>, pinned: bool) -> Response {
     let image = match query.image() {
         Ok(image) => image,
         Err(response) => return *response,
@@ -140,7 +167,7 @@ impl ImageQuery {
     }
 }
 
-async fn image(State(state): State<AdminState>, Query(query): Query<ImageQuery>) -> Response {
+async fn image(Ready(state): Ready, Query(query): Query<ImageQuery>) -> Response {
     let image = match query.image() {
         Ok(image) => image,
         Err(response) => return *response,
@@ -151,7 +178,7 @@ async fn image(State(state): State<AdminState>, Query(query): Query<ImageQuery>)
     }
 }
 
-async fn pull(State(state): State<AdminState>, Query(query): Query<ImageQuery>) -> Response {
+async fn pull(Ready(state): Ready, Query(query): Query<ImageQuery>) -> Response {
     let image = match query.image() {
         Ok(image) => image,
         Err(response) => return *response,
@@ -175,7 +202,7 @@ enum VerifyEvent {
     Done { checked: u64, bytes: u64, quarantined: u64 },
 }
 
-async fn verify(State(state): State<AdminState>) -> Response {
+async fn verify(Ready(state): Ready) -> Response {
     let (events, lines) = mpsc::channel(EVENTS_WAITING_MAX);
     let store = state.store.clone();
     state.tasks.spawn(async move {
@@ -223,4 +250,56 @@ fn stream<T: Serialize + Send + 'static>(lines: mpsc::Receiver<T>) -> Response {
 
 fn failure(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({ "error": message }))).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Method, Request};
+    use http_body_util::BodyExt as _;
+    use tower_service::Service as _;
+
+    fn mk_probes() -> ProbeState {
+        ProbeState { readiness: Readiness::default(), registered: Arc::new(Registered::with_prefix("kuik_agent")) }
+    }
+
+    async fn ask(mut router: Router, method: Method, path: &str) -> (u16, String) {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let response = router.call(request).await.unwrap();
+        let status = response.status().as_u16();
+        (status, String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn it_is_ready_when_no_step_is_missing_and_names_those_that_are() {
+        let state = mk_probes();
+        let (store, listeners) = (state.readiness.latch("store"), state.readiness.latch("listeners"));
+        let readyz = async || ask(probes(state.clone()), Method::GET, "/readyz").await;
+        assert_eq!(readyz().await, (503, "waiting for: listeners, store\n".to_owned()));
+        drop(store);
+        assert_eq!(readyz().await, (503, "waiting for: listeners\n".to_owned()));
+        drop(listeners);
+        assert_eq!(readyz().await, (200, "ok\n".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn it_lives_and_is_scraped_while_it_is_not_ready() {
+        let state = mk_probes();
+        let _store = state.readiness.latch("store");
+        assert_eq!(ask(probes(state.clone()), Method::GET, "/livez").await, (200, "ok\n".to_owned()));
+        let (status, text) = ask(probes(state), Method::GET, "/metrics").await;
+        assert_eq!((status, text.as_str()), (200, "# EOF\n"));
+    }
+
+    #[tokio::test]
+    async fn commands_are_told_what_start_up_waits_for() {
+        let state = AdminState { probes: mk_probes(), parts: Arc::default() };
+        let _store = state.probes.readiness.latch("store");
+        let commands = [(Method::GET, "/v1/images"), (Method::POST, "/v1/pull?reference=a"), (Method::POST, "/v1/gc?dryRun=true")];
+        for (method, path) in commands {
+            let told = ask(admin(state.clone()), method, path).await;
+            assert_eq!(told, (503, r#"{"error":"the agent is starting, waiting for: store"}"#.to_owned()), "{path}");
+        }
+        assert_eq!(ask(admin(state), Method::GET, "/readyz").await.0, 503);
+    }
 }

@@ -22,7 +22,7 @@ use http::HeaderValue;
 use http::header::{CONTENT_TYPE, USER_AGENT};
 use tokio::time::Instant;
 
-pub use admin::{AdminState, ProbeState, admin, probes};
+pub use admin::{AdminParts, AdminState, ProbeState, admin, probes};
 pub use serve::{Limits, Server};
 
 use crate::cache::Cache;

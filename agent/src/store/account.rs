@@ -45,8 +45,9 @@ pub(super) struct Sums {
     granted: u64,
     /// Index, quarantine and notes, when they were last measured.
     measured: u64,
-    /// What downloads wait for.
+    /// What downloads wait for, and the largest that one of them did.
     waiting: u64,
+    largest: u64,
 }
 
 impl Sums {
@@ -89,8 +90,10 @@ pub struct Room {
     pub used: u64,
     /// What downloads may still add.
     pub promised: u64,
-    /// What further downloads wait for.
+    /// What further downloads wait for,
     pub waiting: u64,
+    /// and the largest that one of them does.
+    pub largest: u64,
     /// What all of it may take; `u64::MAX` as long as nobody has said.
     pub limit: u64,
 }
@@ -169,7 +172,13 @@ impl Account {
     fn room(&self) -> Room {
         let sums = self.sums();
         let used = sums.used(self.block);
-        Room { used, promised: sums.granted.saturating_sub(sums.temporary), waiting: sums.waiting, limit: self.limit() }
+        Room {
+            used,
+            promised: sums.granted.saturating_sub(sums.temporary),
+            waiting: sums.waiting,
+            largest: sums.largest,
+            limit: self.limit(),
+        }
     }
 
     /// Takes room for a file of so many bytes, if there is some.
@@ -250,7 +259,9 @@ struct Waiting<'a> {
 
 impl<'a> Waiting<'a> {
     fn new(account: &'a Account, bytes: u64) -> Self {
-        account.lock().waiting += bytes;
+        let mut sums = account.lock();
+        (sums.waiting, sums.largest) = (sums.waiting + bytes, sums.largest.max(bytes));
+        drop(sums);
         account.tick_wanted();
         Self { account, bytes }
     }
@@ -260,6 +271,9 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut sums = self.account.lock();
         sums.waiting = sums.waiting.saturating_sub(self.bytes);
+        if sums.waiting == 0 {
+            sums.largest = 0;
+        }
     }
 }
 
@@ -365,7 +379,7 @@ mod tests {
         let first = account.try_reserve(6 * 4096).unwrap();
         assert!(account.try_reserve(4 * 4096).is_none());
         let second = account.try_reserve(3 * 4096).unwrap();
-        assert_eq!(account.room(), Room { used: 4096, promised: 9 * 4096, waiting: 0, limit: 10 * 4096 });
+        assert_eq!(account.room(), Room { used: 4096, promised: 9 * 4096, waiting: 0, largest: 0, limit: 10 * 4096 });
         drop(first);
         drop(second);
         assert_eq!(account.room().promised, 0);
@@ -383,7 +397,7 @@ mod tests {
         file.grow(2 * STEP_BYTES).unwrap();
         assert!(matches!(file.grow(2 * STEP_BYTES + 1), Err(StoreError::NoRoom { .. })));
         drop(file);
-        assert_eq!(account.room(), Room { used: 0, promised: 0, waiting: 0, limit: 2 * STEP_BYTES });
+        assert_eq!(account.room(), Room { used: 0, promised: 0, waiting: 0, largest: 0, limit: 2 * STEP_BYTES });
     }
 
     #[test]

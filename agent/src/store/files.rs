@@ -1,14 +1,12 @@
 //! Writing files so that a power cut leaves the old state or the new one.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
-
-use rustix::fs::{CWD, RenameFlags};
-use rustix::io::Errno;
 
 use super::error::StoreError;
 use super::layout::Layout;
+use super::steps;
 
 /// Writes a small file: temporary file → fsync → rename → fsync of the directory.
 ///
@@ -27,31 +25,23 @@ pub(super) fn write_atomically(layout: &Layout, path: &Path, bytes: &[u8]) -> Re
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let mut file = File::create_new(path).map_err(StoreError::io("create", path))?;
-    file.write_all(bytes).and_then(|()| file.sync_data()).map_err(StoreError::io("write", path))
+    let file = steps::create(path).map_err(StoreError::io("create", path))?;
+    steps::write(&file, path, bytes, 0).and_then(|()| steps::sync(&file, path)).map_err(StoreError::io("write", path))
 }
 
 /// Moves a synced temporary file to its place and makes that last. `true` if there was no such file.
 pub(super) fn place(temporary: &Path, path: &Path) -> Result<bool, StoreError> {
     let parent = path.parent().expect("a path below the data directory must have a parent");
     make_dir(parent)?;
-    let is_new = rename(temporary, path).map_err(StoreError::io("rename a file to", path))?;
-    sync_dir(parent)?;
-    Ok(is_new)
-}
-
-/// Of two who write the same file at one time, one is told that it is new: files are counted by that.
-fn rename(from: &Path, to: &Path) -> io::Result<bool> {
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Ok(()) => Ok(true),
-        // It is there; or the file system cannot tell, and whoever asks before is mostly right.
-        Err(Errno::EXIST) => fs::rename(from, to).map(|()| false),
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            let is_new = !to.exists();
-            fs::rename(from, to).map(|()| is_new)
+    let is_new = steps::rename(temporary, path).map_err(StoreError::io("rename a file to", path))?;
+    if let Err(error) = sync_dir(parent) {
+        if is_new {
+            // Whoever hears of the error counts no file: then there must be none.
+            let _ = fs::remove_file(path);
         }
-        Err(error) => Err(error.into()),
+        return Err(error);
     }
+    Ok(is_new)
 }
 
 /// Makes a directory and its parents, each of them synced into its own parent.
@@ -61,15 +51,16 @@ pub(super) fn make_dir(path: &Path) -> Result<(), StoreError> {
     }
     let parent = path.parent().expect("a path below the data directory must have a parent");
     make_dir(parent)?;
-    match fs::create_dir(path) {
-        Ok(()) => sync_dir(parent),
+    match steps::make_dir(path) {
+        // One that may not last is made anew by the next who needs it.
+        Ok(()) => sync_dir(parent).inspect_err(|_| drop(fs::remove_dir(path))),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(StoreError::io("create the directory", path)(error)),
     }
 }
 
 pub(super) fn sync_dir(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|dir| dir.sync_all()).map_err(StoreError::io("sync the directory", path))
+    steps::sync_dir(path).map_err(StoreError::io("sync the directory", path))
 }
 
 /// Deletes what can be deleted of a directory's files, and says how many that were.

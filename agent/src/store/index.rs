@@ -121,6 +121,17 @@ impl Index {
         self.broken.subscribe()
     }
 
+    /// Whether what it says can be relied on: it has not failed, or goes on in memory since.
+    pub(super) fn is_sound(&self) -> bool {
+        !*self.broken.borrow() || matches!(*self.backend(), Backend::Memory(_))
+    }
+
+    /// Has the storage engine fail as a defect of it would.
+    #[cfg(test)]
+    pub(super) fn break_down(&self) {
+        self.guard::<()>(Table::Tags, || Err(sled::Error::ReportableBug("as a test wants".to_owned())));
+    }
+
     /// A failed read is a miss: the caller asks the directory then.
     pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<Vec<u8>> {
         match &*self.backend() {
@@ -134,6 +145,23 @@ impl Index {
         match &*self.backend() {
             Backend::Sled { tables, .. } => self.guard(table, || tables[&table].insert(key, value)).is_some_and(|old| old.is_none()),
             Backend::Memory(rows) => lock(rows).insert((table, key.to_vec()), value).is_none(),
+        }
+    }
+
+    /// `true` if there was no such row; otherwise it stays as it was.
+    pub(super) fn put_if_absent(&self, table: Table, key: &[u8], value: Vec<u8>) -> bool {
+        match &*self.backend() {
+            Backend::Sled { tables, .. } => self
+                .guard(table, || tables[&table].compare_and_swap(key, None::<&[u8]>, Some(value)))
+                .is_some_and(|swapped| swapped.is_ok()),
+            Backend::Memory(rows) => {
+                let mut rows = lock(rows);
+                let is_new = !rows.contains_key(&(table, key.to_vec()));
+                if is_new {
+                    rows.insert((table, key.to_vec()), value);
+                }
+                is_new
+            }
         }
     }
 
@@ -339,6 +367,8 @@ mod tests {
         assert_eq!(index.get(Table::Tags, b"a\0y"), Some(b"2+".to_vec()));
         assert_eq!(index.get(Table::Tags, b"a\0z"), None);
         assert_eq!(index.get(Table::Tags, b"a\0x"), Some(b"1".to_vec()));
+        assert!(!index.put_if_absent(Table::Tags, b"a\0y", b"3".to_vec()) && index.put_if_absent(Table::Tags, b"a\0w", b"4".to_vec()));
+        assert_eq!((index.get(Table::Tags, b"a\0y"), index.get(Table::Tags, b"a\0w")), (Some(b"2+".to_vec()), Some(b"4".to_vec())));
         index.remove(Table::Tags, b"a\0y");
         assert_eq!(index.get(Table::Tags, b"a\0y"), None);
     }
@@ -367,8 +397,9 @@ mod tests {
             index.put(Table::Tags, b"a\0x", b"1".to_vec());
             assert!(!*index.watch_broken().borrow());
             assert_eq!(index.guard::<()>(Table::Tags, failure), None);
-            assert!(*index.watch_broken().borrow());
+            assert!(*index.watch_broken().borrow() && !index.is_sound());
             index.replace_with_memory();
+            assert!(index.is_sound());
             assert_eq!(index.get(Table::Tags, b"a\0x"), None);
             check(&index);
         }

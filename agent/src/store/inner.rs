@@ -44,13 +44,15 @@ pub(super) struct Inner {
     pub(super) naming: tokio::sync::RwLock<()>,
     /// Read while a blob gets its name and its row, written while one is deleted. Never held across an await.
     pub(super) committing: RwLock<()>,
+    /// Deletions under way: the index may have forgotten what is still there.
+    pub(super) deleting: AtomicU64,
     pub(super) _lock: Option<File>,
 }
 
 impl Inner {
     /// Whether what the index does not know is not in the directory.
     pub(super) fn knows_all(&self) -> bool {
-        *self.settled.borrow() && !*self.index.watch_broken().borrow()
+        *self.settled.borrow() && self.index.is_sound()
     }
 
     pub(super) fn touched(&self) -> MutexGuard<'_, HashMap<Digest, u64>> {
@@ -68,7 +70,11 @@ impl Inner {
         match File::open(&path) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.forget_blob(digest);
+                let _no_commit = self.committing.write().unwrap_or_else(PoisonError::into_inner);
+                // It may have come this moment.
+                if !path.exists() {
+                    self.forget_blob(digest);
+                }
                 Ok(None)
             }
             Err(error) => Err(StoreError::io("open", path)(error)),

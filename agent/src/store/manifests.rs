@@ -151,9 +151,14 @@ impl Store {
     /// Notes that upstream serves a blob under the repository.
     pub fn put_link(&self, repository: &Repository, digest: &Digest, size: Option<u64>) {
         let key = in_repository(repository, &digest_key(digest));
-        let old = self.inner.index.get(Table::Links, &key).and_then(|bytes| decode(&bytes));
-        let old = old.unwrap_or(LinkRecord { unfounded: true, ..LinkRecord::default() });
-        self.inner.index.put(Table::Links, &key, encode(&LinkRecord { size: size.or(old.size), ..old }));
+        // A manifest may say so at this moment, and that counts for more: neither step replaces what it wrote.
+        let new = LinkRecord { size, unfounded: true, ..LinkRecord::default() };
+        if !self.inner.index.put_if_absent(Table::Links, &key, encode(&new)) {
+            self.inner.index.update(Table::Links, &key, &|old| {
+                let old: LinkRecord = decode(old)?;
+                Some(encode(&LinkRecord { size: size.or(old.size), ..old }))
+            });
+        }
     }
 
     /// The tags that are known of a repository, in order.

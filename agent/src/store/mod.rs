@@ -8,9 +8,11 @@ mod blob;
 mod buffer;
 mod changes;
 mod closure;
+mod delete;
 mod disk;
 mod error;
 mod files;
+mod find;
 mod index;
 mod inner;
 mod layout;
@@ -21,9 +23,10 @@ mod record;
 mod recover;
 mod refs;
 mod remove;
+mod steps;
 mod sweep;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verify;
 mod writer;
 
@@ -45,6 +48,8 @@ pub use error::StoreError;
 pub use manifests::{Catalogue, Naming};
 pub use record::{BlobRecord, LinkRecord, ManifestRecord, TagRecord, UpstreamStatus};
 pub use remove::{Removal, Victim};
+#[cfg(test)]
+pub(crate) use steps::{Step, watch::Watch};
 pub use sweep::Orphans;
 pub use verify::{Checked, Pause};
 pub use writer::Writer;
@@ -59,7 +64,7 @@ use crate::oci::Digest;
 const SMALL_BYTES: u64 = 64 << 10;
 const SMALL_BYTES_TOTAL: u64 = 8 << 20;
 
-/// How long a lookup that missed waits for start-up's walk of the directory.
+/// How long who needs all of the index waits for start-up's walk of the directory.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A data directory in use. Cheap to clone.
@@ -103,6 +108,7 @@ impl Store {
             changes: changes::Changes::default(),
             naming: tokio::sync::RwLock::default(),
             committing: RwLock::default(),
+            deleting: AtomicU64::new(0),
             _lock: opened.lock,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -117,14 +123,17 @@ impl Store {
         let _naming = self.inner.naming.read().await;
         let inner = Arc::clone(&self.inner);
         blocking(move || {
+            // What the index knows already, for those who do not wait for the walk.
+            inner.sum_up();
             let closed = inner.closed.lock().unwrap_or_else(PoisonError::into_inner).take();
             if !closed.is_some_and(|closed| inner.index.is_as_closed(&closed)) {
                 let found = recover::reindex(&inner);
                 inner.rebuilt.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(blobs = found.blobs, manifests = found.manifests, tags = found.tags, "brought the index up to date");
             }
-            inner.settled.send_replace(true);
+            // Before anybody is given room by it.
             inner.sum_up();
+            inner.settled.send_replace(true);
             inner.changes.everything();
             Ok(())
         })
@@ -160,13 +169,13 @@ impl Store {
         .and(self.settle().await)
     }
 
-    /// Waits until the index knows what the directory has. `true` if it did not before: a lookup that missed is worth repeating.
+    /// Waits until the index knows what the directory has. `true` if it did not before, and may still not. Who wants to know about one name
+    /// need not wait: [`Store::find_tag`] and its like look for themselves.
     pub async fn settled(&self) -> bool {
         if *self.inner.settled.borrow() {
             return false;
         }
         let mut settled = self.inner.settled.subscribe();
-        // On a time-out the lookup stays a miss, and upstream is asked.
         let _ = tokio::time::timeout(SETTLE_TIMEOUT, settled.wait_for(|settled| *settled)).await;
         true
     }
@@ -262,20 +271,25 @@ impl Store {
 
     /// Writes use-times, which are collected in memory, into the index.
     pub fn flush_use_times(&self) {
-        let touched = std::mem::take(&mut *self.inner.touched());
-        for (digest, used) in touched {
+        let touched = self.inner.touched().clone();
+        for (digest, used) in &touched {
+            let used = *used;
             // In one step: a row that has gone meanwhile must not come back.
-            self.inner.index.update(Table::Blobs, &digest_key(&digest), &|old| {
+            self.inner.index.update(Table::Blobs, &digest_key(digest), &|old| {
                 let old: BlobRecord = record::decode(old)?;
                 Some(record::encode(&BlobRecord { used, ..old }))
             });
         }
+        // Only now: whoever asks meanwhile must not be told the time before.
+        self.inner.touched().retain(|digest, used| touched.get(digest) != Some(used));
     }
 
     /// The last thing before the process ends: writes everything out and says so, that the next start need not walk the directory.
     pub fn close(&self) {
         self.flush_use_times();
-        let Some(closed) = self.inner.index.close().filter(|_| *self.inner.settled.borrow()) else {
+        // Where files are still to be deleted that the index has forgotten, a walk has to find them.
+        let is_as_it_says = || *self.inner.settled.borrow() && self.inner.deleting.load(Ordering::SeqCst) == 0;
+        let Some(closed) = self.inner.index.close().filter(|_| is_as_it_says()) else {
             return;
         };
         if let Err(error) = files::write_atomically(&self.inner.layout, &self.inner.layout.clean(), &record::encode(&closed)) {

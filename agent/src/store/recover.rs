@@ -1,7 +1,7 @@
 //! Telling the index what the directory has: after an unclean stop, and when the index was lost.
 //!
-//! It runs behind serving. A lookup that misses while it runs waits for it ([`super::Store::settled`]), because the directory may
-//! well have what the index does not know yet.
+//! It runs behind serving. A look-up that misses while it runs asks the directory itself (`find.rs`), which may well have what the index
+//! does not know yet.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -61,17 +61,19 @@ fn list(dir: &Path) -> Vec<(String, std::path::PathBuf)> {
     entries.flatten().filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path()))).collect()
 }
 
-struct Walk<'a> {
-    inner: &'a Inner,
-    found: &'a mut Found,
+/// Enters what it visits into the index.
+pub(super) struct Walk<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) found: &'a mut Found,
 }
 
 impl Visitor for Walk<'_> {
-    fn manifest(&mut self, repository: &Repository, digest: &Digest, record: ManifestRecord) {
+    fn wants(&mut self, repository: &Repository, digest: &Digest) -> bool {
         self.found.manifests += 1;
-        if self.inner.index.get(Table::Manifests, &in_repository(repository, &digest_key(digest))).is_some() {
-            return;
-        }
+        self.inner.index.get(Table::Manifests, &in_repository(repository, &digest_key(digest))).is_none()
+    }
+
+    fn manifest(&mut self, repository: &Repository, digest: &Digest, record: ManifestRecord) {
         match self.inner.read_verified(digest) {
             Ok(Some(bytes)) => match Manifest::parse(&bytes) {
                 Ok(manifest) => manifests::index(self.inner, repository, digest, &record, &manifest),

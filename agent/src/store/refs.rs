@@ -29,8 +29,20 @@ pub(super) fn write_manifest(
     files::write_atomically(layout, &path, &encode(record))
 }
 
+/// The record of a tag, if it can be read.
+pub(super) fn read_tag(layout: &Layout, repository: &Repository, tag: &Tag) -> Option<TagRecord> {
+    decode(&fs::read(layout.tag(repository, tag)).ok()?)
+}
+
+/// The record of a manifest, if it can be read.
+pub(super) fn read_manifest(layout: &Layout, repository: &Repository, digest: &Digest) -> Option<ManifestRecord> {
+    decode(&fs::read(layout.manifest(repository, digest)).ok()?)
+}
+
 /// What the walk of `refs/` finds.
 pub(super) trait Visitor {
+    /// A record of a manifest is there: whether it must be read.
+    fn wants(&mut self, repository: &Repository, digest: &Digest) -> bool;
     fn tag(&mut self, repository: &Repository, tag: &Tag, record: TagRecord);
     fn manifest(&mut self, repository: &Repository, digest: &Digest, record: ManifestRecord);
 }
@@ -38,6 +50,12 @@ pub(super) trait Visitor {
 /// Visits every record below `refs/`: all manifests of a repository before its tags. What cannot be read is skipped and logged.
 pub(super) fn walk(layout: &Layout, visitor: &mut dyn Visitor) {
     walk_dir(&layout.refs(), "", visitor);
+}
+
+/// Visits every record of one repository in this order.
+pub(super) fn walk_repository(layout: &Layout, repository: &Repository, visitor: &mut dyn Visitor) {
+    visit_manifests(&layout.manifest_dir(repository), repository, visitor);
+    visit_tags(&layout.tag_dir(repository), repository, visitor);
 }
 
 fn walk_dir(dir: &Path, path: &str, visitor: &mut dyn Visitor) {
@@ -59,8 +77,12 @@ fn walk_dir(dir: &Path, path: &str, visitor: &mut dyn Visitor) {
 
 fn visit_manifests(dir: &Path, repository: &Repository, visitor: &mut dyn Visitor) {
     for name in list(dir) {
+        let digest = layout::digest_of_file_name(&name);
+        if digest.is_some_and(|digest| !visitor.wants(repository, &digest)) {
+            continue;
+        }
         let record = fs::read(dir.join(&name)).ok().and_then(|bytes| decode(&bytes));
-        match (layout::digest_of_file_name(&name), record) {
+        match (digest, record) {
             (Some(digest), Some(record)) => visitor.manifest(repository, &digest, record),
             _ => tracing::warn!(%repository, name, "a reference record cannot be read"),
         }

@@ -15,11 +15,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::closure::{Closure, Read};
+use super::delete::unlink;
 use super::error::StoreError;
 use super::index::Table;
 use super::layout::{digest_key, digest_of_key, in_repository, repository_prefix};
@@ -34,6 +34,9 @@ pub struct Victim {
     pub target: Target,
     /// It stays if it was used later than this.
     pub unused_since: u64,
+    /// It stays where a manifest of its repository cannot be read: what that one needs is not known, so that nothing could be freed. If not,
+    /// its names go all the same.
+    pub only_if_certain: bool,
 }
 
 /// What became of an image that was to be deleted.
@@ -50,6 +53,8 @@ pub enum Removal {
     Used(u64),
     /// It is not here, or only as a part of something else that stays.
     Absent,
+    /// It stays, since a manifest beside it cannot be read.
+    Uncertain,
     /// The directory is still being walked, so nobody knows yet what references what.
     NotYet,
 }
@@ -66,18 +71,12 @@ impl Store {
             // The walk takes its time, and whoever waits behind us would wait for it too.
             return Ok(vec![Removal::NotYet; victims.len()]);
         }
-        // Nobody gives a name to a manifest meanwhile.
-        let naming = self.inner.naming.write().await;
-        if !self.inner.knows_all() {
-            return Ok(vec![Removal::NotYet; victims.len()]);
-        }
         let inner = Arc::clone(&self.inner);
-        let (removals, orphans) = super::blocking(move || inner.forget_images(&victims, &needed)).await?;
-        // The index knows these blobs no more: who names them from here on fetches them again, and a new file is not deleted.
-        drop(naming);
-        let inner = Arc::clone(&self.inner);
-        super::blocking(move || orphans.iter().try_for_each(|digest| inner.delete_blob(digest))).await?;
-        Ok(removals)
+        self.delete_in_order(move || {
+            inner.probe()?;
+            inner.forget_images(&victims, &needed)
+        })
+        .await
     }
 
     /// Deletes one image.
@@ -91,7 +90,7 @@ impl Store {
         unused_since: u64,
         needed: Vec<Digest>,
     ) -> Result<Removal, StoreError> {
-        let victim = Victim { repository: repository.clone(), target: target.clone(), unused_since };
+        let victim = Victim { repository: repository.clone(), target: target.clone(), unused_since, only_if_certain: false };
         let needed = needed.into_iter().map(|digest| (repository.clone(), digest)).collect();
         let removals = self.remove_images(vec![victim], needed).await?;
         Ok(removals.first().copied().unwrap_or(Removal::Absent))
@@ -104,6 +103,7 @@ struct Going<'a> {
     nth: usize,
     target: &'a Target,
     root: Digest,
+    only_if_certain: bool,
 }
 
 /// What one repository loses.
@@ -121,6 +121,9 @@ impl Inner {
     /// Has the index and the records forget images; what remains to be deleted are the blobs.
     fn forget_images(&self, victims: &[Victim], needed: &[(Repository, Digest)]) -> Result<(Vec<Removal>, BTreeSet<Digest>), StoreError> {
         let mut removals = vec![Removal::Absent; victims.len()];
+        if !self.knows_all() {
+            return Ok((vec![Removal::NotYet; victims.len()], BTreeSet::new()));
+        }
         let mut by_repository: BTreeMap<&Repository, Vec<usize>> = BTreeMap::new();
         victims.iter().enumerate().for_each(|(nth, victim)| by_repository.entry(&victim.repository).or_default().push(nth));
         let mut read = Read::default();
@@ -128,11 +131,18 @@ impl Inner {
         for (repository, nths) in by_repository {
             let going = nths.into_iter().filter_map(|nth| self.going(nth, &victims[nth], &mut removals)).collect();
             let needed = needed.iter().filter(|(of, _)| of == repository).map(|(_, digest)| *digest);
-            losses.push(self.loss(repository, going, &needed.collect::<Vec<_>>(), &mut read));
+            losses.push(self.loss(repository, going, (&needed.collect::<Vec<_>>(), &mut read), &mut removals));
+        }
+        if !self.index.is_sound() {
+            // It broke meanwhile: what was read from it may lack rows.
+            return Ok((vec![Removal::NotYet; victims.len()], BTreeSet::new()));
         }
         losses.iter().for_each(|loss| self.forget_names(loss));
         let mut orphans: BTreeSet<Digest> = losses.iter().flat_map(|loss| &loss.orphans).copied().collect();
         self.spare_what_others_need(&mut orphans);
+        if !self.index.is_sound() {
+            orphans.clear();
+        }
         let mut counted = BTreeSet::new();
         for loss in &losses {
             self.count(loss, &orphans, &mut counted, &mut read, &mut removals);
@@ -147,7 +157,7 @@ impl Inner {
 
     /// The image as it is now, unless it is not to go.
     fn going<'a>(&self, nth: usize, victim: &'a Victim, removals: &mut [Removal]) -> Option<Going<'a>> {
-        let Victim { repository, target, unused_since } = victim;
+        let Victim { repository, target, unused_since, only_if_certain } = victim;
         let root = match target {
             Target::Tag(tag) => {
                 let row = self.index.get(Table::Tags, &in_repository(repository, tag.as_str().as_bytes()));
@@ -163,11 +173,17 @@ impl Inner {
             removals[nth] = Removal::Used(used);
             return None;
         }
-        Some(Going { nth, target, root })
+        Some(Going { nth, target, root, only_if_certain: *only_if_certain })
     }
 
     /// What goes with these images, and what stays because others of the repository need it.
-    fn loss<'a>(&self, repository: &'a Repository, mut going: Vec<Going<'a>>, needed: &[Digest], read: &mut Read) -> Loss<'a> {
+    fn loss<'a>(
+        &self,
+        repository: &'a Repository,
+        mut going: Vec<Going<'a>>,
+        (needed, read): (&[Digest], &mut Read),
+        removals: &mut [Removal],
+    ) -> Loss<'a> {
         let manifests = self.manifests_of(repository);
         loop {
             let own = self.closure(going.iter().map(|going| going.root), &manifests, read);
@@ -177,6 +193,10 @@ impl Inner {
             let before = going.len();
             // What is held by digest and is a part of what stays is not gone without that.
             going.retain(|going| !(matches!(going.target, Target::Digest(_)) && stays.digests.contains(&going.root)));
+            if !stays.certain {
+                going.iter().filter(|going| going.only_if_certain).for_each(|going| removals[going.nth] = Removal::Uncertain);
+                going.retain(|going| !going.only_if_certain);
+            }
             if going.len() < before {
                 continue;
             }
@@ -297,29 +317,11 @@ impl Inner {
             _ => Ok(()),
         }
     }
-
-    /// Unlinks a blob that the index has forgotten, unless it was committed anew meanwhile.
-    pub(super) fn delete_blob(&self, digest: &Digest) -> Result<(), StoreError> {
-        let _no_commit = self.committing.write().unwrap_or_else(PoisonError::into_inner);
-        if self.blob_record(digest).is_some() {
-            return Ok(());
-        }
-        unlink(&self.layout.blob(digest)).map(drop)
-    }
 }
 
 fn tag_of(target: &Target) -> Option<&[u8]> {
     match target {
         Target::Tag(tag) => Some(tag.as_str().as_bytes()),
         Target::Digest(_) => None,
-    }
-}
-
-/// `true` if there was such a file.
-fn unlink(path: &Path) -> Result<bool, StoreError> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(StoreError::io("delete", path)(error)),
     }
 }

@@ -43,22 +43,19 @@ impl Store {
         if !self.inner.knows_all() || self.orphans(unused_since).await?.blobs == 0 {
             return Ok(Orphans::default());
         }
-        let naming = self.inner.naming.write().await;
-        if !self.inner.knows_all() {
-            return Ok(Orphans::default());
-        }
         let inner = Arc::clone(&self.inner);
-        let (swept, orphans) = super::blocking(move || {
+        self.delete_in_order(move || {
+            inner.probe()?;
             let orphans = inner.find_orphans(unused_since);
+            if !inner.knows_all() {
+                // The index broke meanwhile: it may lack what references them.
+                return Ok((Orphans::default(), BTreeSet::new()));
+            }
             let swept = inner.sum(&orphans);
             inner.forget_orphans(&orphans);
             Ok((swept, orphans))
         })
-        .await?;
-        drop(naming);
-        let inner = Arc::clone(&self.inner);
-        super::blocking(move || orphans.iter().try_for_each(|digest| inner.delete_blob(digest))).await?;
-        Ok(swept)
+        .await
     }
 }
 

@@ -1,6 +1,8 @@
 //! Deleting images: only what is theirs goes, whoever pulls, reads or dies meanwhile.
 
 mod batch;
+mod broken;
+mod power;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
@@ -104,8 +106,8 @@ fn files_of(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// What the index says is what the directory has, and what is named is there.
-async fn check_sound(store: &Store, dir: &Path) {
+/// What is accounted is what the directory has.
+pub(crate) async fn check_accounts(store: &Store, dir: &Path) {
     let on_disk = blobs_on_disk(dir);
     assert_eq!(store.committed().into_iter().collect::<BTreeSet<_>>(), on_disk);
     assert_eq!(store.usage().blobs, on_disk.len() as u64);
@@ -115,6 +117,12 @@ async fn check_sound(store: &Store, dir: &Path) {
     let parts = ["blobs", "tmp", "refs", "quarantine", "control", "index", "index.bad"];
     let taken: u64 = parts.iter().flat_map(|part| files_of(&dir.join(part))).map(|path| path.metadata().unwrap().blocks() * 512).sum();
     assert_eq!(store.room().used, taken, "what is accounted is what the disk says");
+}
+
+/// What the index says is what the directory has, and what is named is there.
+pub(crate) async fn check_sound(store: &Store, dir: &Path) {
+    check_accounts(store, dir).await;
+    let on_disk = blobs_on_disk(dir);
     let catalogue = store.catalogue();
     let named = catalogue.tags.iter().map(|(_, _, record)| record.digest).chain(catalogue.manifests.iter().map(|(_, digest, _)| *digest));
     for digest in named {

@@ -45,6 +45,15 @@ impl Store {
         self.inner.committed()
     }
 
+    /// Deletes what was put aside for a person to look at.
+    pub async fn clear_quarantine(&self) {
+        let inner = Arc::clone(&self.inner);
+        let cleared = super::blocking(move || Ok(super::files::clear_dir(&inner.layout.quarantine()))).await;
+        if let Ok(files @ 1..) = cleared {
+            tracing::info!(files, "deleted quarantined files to make room");
+        }
+    }
+
     /// The digests of committed blobs after one, in order, and so many of them at the most.
     #[must_use]
     pub fn committed_after(&self, after: Option<&Digest>, most: usize) -> Vec<Digest> {

@@ -1,7 +1,7 @@
 //! A blob on its way in: temporary file → hash as written → fsync → rename → fsync of the directory.
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use bytes::Bytes;
 use super::account::Reservation;
 use super::blob::Reader;
 use super::error::StoreError;
-use super::files;
 use super::layout::Layout;
+use super::{files, steps};
 use crate::oci::{Digest, Hasher};
 
 /// A temporary file below `tmp/`. Dropped before `Store::commit` has taken it, it is gone.
@@ -30,7 +30,7 @@ pub struct Writer {
 impl Writer {
     pub(super) fn create(layout: Arc<Layout>, digest: &Digest, room: Reservation) -> Result<Self, StoreError> {
         let path = layout.new_temporary();
-        let file = File::options().read(true).write(true).create_new(true).open(&path).map_err(StoreError::io("create", &path))?;
+        let file = steps::create(&path).map_err(StoreError::io("create", &path))?;
         Ok(Self { layout, path, file: Arc::new(file), hasher: Hasher::new(digest.algorithm()), written: 0, committed: false, room })
     }
 
@@ -59,7 +59,7 @@ impl Writer {
     pub fn append(&mut self, chunks: &[Bytes]) -> Result<(), StoreError> {
         for chunk in chunks {
             self.room.grow(self.written + chunk.len() as u64)?;
-            self.file.write_all_at(chunk, self.written).map_err(StoreError::io("write", &self.path))?;
+            steps::write(&self.file, &self.path, chunk, self.written).map_err(StoreError::io("write", &self.path))?;
             self.hasher.update(chunk);
             self.written += chunk.len() as u64;
         }
@@ -81,7 +81,7 @@ impl Writer {
     /// When they are not, or the disk fails.
     pub(super) fn seal(&self, digest: &Digest) -> Result<(), StoreError> {
         self.verify(digest)?;
-        self.file.sync_data().map_err(StoreError::io("sync", &self.path))
+        steps::sync(&self.file, &self.path).map_err(StoreError::io("sync", &self.path))
     }
 
     /// Makes what was sealed a committed blob. Blocks.
@@ -104,6 +104,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         if !self.committed
             && let Err(error) = fs::remove_file(&self.path)
+            && error.kind() != ErrorKind::NotFound
         {
             tracing::warn!(path = %self.path.display(), %error, "a temporary file cannot be deleted; start-up tries again");
         }

@@ -24,7 +24,7 @@ mod list;
 mod manifest;
 mod retry;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod token;
 
 use std::fmt;

@@ -1,15 +1,16 @@
 //! The second port: probes, metrics, and what the command line asks for.
 
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
 use crate::support::agent::{TestAgent, ended, program};
 use crate::support::client;
 use crate::support::images;
-use crate::support::registry::{Fault, On};
+use crate::support::registry::serve::Port;
+use crate::support::registry::{Fault, Gate, On};
 use crate::support::scene::Scene;
-use crate::support::wait::until_some;
+use crate::support::wait::{soon, until_some};
 
 const MIB: usize = 1 << 20;
 
@@ -38,6 +39,45 @@ async fn probes_answer() {
     client::send(client::new().get(scene.agent.admin_url("/v2/"))).await.expect(404);
 }
 
+/// Killed when it is dropped.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_takes_long_is_seen_with_the_name_of_the_step() {
+    let dir = tempfile::tempdir().unwrap();
+    // Whoever reads this waits until somebody writes.
+    let version = dir.path().join("VERSION");
+    assert!(Command::new("mkfifo").arg(&version).status().unwrap().success());
+    let [admin, metrics] = [0, 0].map(|_| Port::reserve(std::net::Ipv4Addr::LOCALHOST.into()).unwrap());
+    let (at, beside) = (admin.address.to_string(), metrics.address.to_string());
+    let mut command = program();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", &at, "--metrics-listen", &beside, "--data-dir"]).arg(dir.path());
+    let _agent = Killed(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let client = client::new();
+    let get = async |address: &str, path: &str| client::try_send(client.get(format!("http://{address}{path}"))).await.ok();
+    for address in [&at, &beside] {
+        until_some("the port answers", async || get(address, "/livez").await).await.expect(200);
+        let got = get(address, "/readyz").await.unwrap().expect(503);
+        assert_eq!(got.body, "waiting for: listeners, store\n");
+        get(address, "/metrics").await.unwrap().expect(200);
+    }
+    let said = tokio::task::spawn_blocking(move || ended(program().args(["ls", "--admin", &at]))).await.unwrap();
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("the agent is starting, waiting for: listeners, store") && said.trim_end().lines().count() == 1, "{said}");
+    std::fs::write(&version, "1\n").unwrap();
+    for address in [&admin, &metrics].map(|port| port.address.to_string()) {
+        until_some("it is ready", async || get(&address, "/readyz").await.filter(|got| got.status == 200)).await;
+    }
+    get(&admin.address.to_string(), "/v1/images").await.unwrap().expect(200);
+}
+
 #[tokio::test]
 async fn metrics_count_what_happened() {
     let scene = Scene::new(&[MIB]).await;
@@ -61,11 +101,27 @@ async fn metrics_count_what_happened() {
         ("kuik_agent_store_bytes", &[], whole, whole + 10_000),
         ("kuik_agent_first_byte_seconds_count", &[("kind", "blob")], 4, 4),
         ("kuik_agent_request_duration_seconds_count", &[("kind", "blob")], 4, 4),
+        ("kuik_agent_index_bytes", &[], 1, 1 << 30),
     ] {
         let value = metrics.value(name, labels);
         let range = f64::from(u32::try_from(at_least).unwrap())..=f64::from(u32::try_from(at_most).unwrap());
         assert!(range.contains(&value), "{name}{labels:?} is {value}, not in {range:?}");
     }
+}
+
+#[tokio::test]
+async fn fills_are_counted_while_they_run() {
+    let scene = Scene::new(&[MIB]).await;
+    scene.manifest().await;
+    let gate = Gate::new();
+    scene.upstream.fault(scene.on_layer(), Fault::HoldBody(MIB / 2, gate.clone()));
+    let open = scene.agent.open(&scene.layer_path()).await;
+    gate.reached().await;
+    let in_flight = async || scene.agent.metric("kuik_agent_fills_in_flight", &[]).await;
+    assert!((in_flight().await - 1.0).abs() < 0.1);
+    gate.open();
+    soon("the rest", open.bytes()).await.unwrap();
+    until_some("the fill is over", async || (in_flight().await < 0.5).then_some(())).await;
 }
 
 #[tokio::test]
@@ -98,6 +154,27 @@ async fn pull_fills_the_cache() {
     assert!(said.lines().count() >= 5 && !said.contains('\r') && !said.contains('\u{1b}'), "{said}");
     scene.upstream.stop().await;
     scene.pull().await;
+}
+
+#[tokio::test]
+async fn pull_draws_a_bar_for_each_layer_on_a_terminal() {
+    let scene = Scene::new(&[MIB, 1000]).await;
+    let (bin, admin) = (env!("CARGO_BIN_EXE_kuik-agent"), scene.agent.admin_address());
+    let line = format!("stty cols 150 && exec {bin} pull {}/app:1 --admin {admin}", scene.upstream.host());
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || ended(&mut command)).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{said}");
+    for blob in &scene.image.blobs {
+        // The last that was drawn of each is a bar that is full, with its size and what became of it.
+        let bars: Vec<&str> = said.split(['\r', '\n']).filter(|part| part.contains(&blob.digest.hex()[..12])).collect();
+        let last = bars.last().unwrap_or_else(|| panic!("no bar for {}: {said:?}", blob.digest));
+        assert!(last.contains(&format!("[{}]", "=".repeat(30))) && last.contains(" / ") && last.contains("done"), "{last:?}");
+    }
+    assert!(said.contains('\u{1b}'), "bars are drawn over those before: {said:?}");
+    assert!(said.contains(" is in the cache: "), "{said:?}");
+    assert!(!said.contains("begins"), "no plain lines: {said:?}");
 }
 
 #[tokio::test]

@@ -374,15 +374,12 @@ async fn credential_helpers_are_asked() {
 
 #[tokio::test]
 async fn a_helper_that_fails_leaves_public_images_alone() {
-    for script in ["exit 1", "echo credentials not found in native keychain; exit 1", "echo nonsense", "cat; sleep 1000"] {
+    for script in ["exit 1", "echo credentials not found in native keychain; exit 1", "echo nonsense"] {
         let (upstream, image) = private_registry();
         upstream.require_bearer();
         let dir = tempfile::tempdir().unwrap();
         let path = write_helper(&dir, script);
         let auth = write_auth(&dir, &json!({ "credHelpers": { upstream.host(): "test" } }));
-        if script.contains("sleep") {
-            continue;
-        }
         let agent = with_auth(&auth).env("PATH", path).plain_http(&upstream).start().await;
         pull(&agent, &upstream.repository("public"), "1", &image).await;
         let got = agent.get(&upstream.repository("app").manifest("1")).await;

@@ -1,14 +1,19 @@
 //! A wrong configuration is one line that names what is wrong and what was expected, and nothing is started.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use clap::CommandFactory as _;
+use kuik_agent::args::Args;
 use serde_json::json;
 
 use crate::support::agent::{TestAgent, ended, program};
-use crate::support::images;
-use crate::support::registry::FakeRegistry;
+use crate::support::registry::{FakeRegistry, On};
 use crate::support::scene::pull;
+use crate::support::wait::until_some;
+use crate::support::{client, images};
 
 /// `serve` on a port that is taken: binding before reading the configuration would fail with another message.
 fn serve(dir: &Path, taken: &std::net::TcpListener) -> Command {
@@ -129,6 +134,13 @@ fn a_wrong_variable_is_refused_by_its_name() {
         ("KUIK_PLAIN_HTTP", "not a host"),
         ("KUIK_LOG_FORMAT", "xml"),
         ("KUIK_LOG", "loud"),
+        ("KUIK_METRICS_LISTEN", "7442"),
+        ("KUIK_CACHE_MAX_SIZE", "much"),
+        ("KUIK_CACHE_HIGH_WATERMARK", "2"),
+        ("KUIK_CACHE_ORPHAN_GRACE", "60"),
+        ("KUIK_CACHE_SCRUB_RATE", "fast"),
+        ("KUIK_CONTROL_URL", "http://plain"),
+        ("KUIK_CONTROL_ADDRESS", "nowhere"),
     ] {
         let said = refusal(&ended(serve(dir.path(), &taken).env(name, value)));
         assert!(said.contains(name), "{name}: {said}");
@@ -154,19 +166,41 @@ fn help_and_version_are_no_errors() {
         let output = ended(program().args(args));
         assert!(output.status.success() && !output.stdout.is_empty() && output.stderr.is_empty(), "{args:?}");
     }
-    let help = ended(program().args(["serve", "--help"]));
-    let help = String::from_utf8(help.stdout).unwrap();
-    for flag in help.split_whitespace().filter(|word| word.starts_with("--") && word.len() > 2 && *word != "--help") {
-        let twin = match flag.trim_end_matches(',') {
-            "--log-level" => "KUIK_LOG".to_owned(),
-            flag => flag.replacen("--", "KUIK_", 1).replace('-', "_").to_uppercase(),
-        };
-        assert!(help.contains(&twin), "{flag} has no {twin}");
+}
+
+/// Flags that are about one call and have no variable.
+const WITHOUT_VARIABLE: [&str; 3] = ["all-platforms", "dry-run", "platform"];
+
+#[test]
+fn every_flag_of_every_command_has_its_variable_and_both_are_told() {
+    let documentation = include_str!("../../../docs/AGENT.md");
+    let mut without = BTreeSet::new();
+    let mut program_itself = Args::command();
+    program_itself.build();
+    for command in program_itself.get_subcommands().filter(|command| command.get_name() != "help") {
+        let name = command.get_name();
+        let help = String::from_utf8(ended(program().args([name, "--help"])).stdout).unwrap();
+        for (flag, arg) in command.get_arguments().filter_map(|arg| Some((arg.get_long()?, arg))).filter(|(flag, _)| *flag != "help") {
+            assert!(help.contains(&format!("--{flag}")), "{name} --help does not tell --{flag}");
+            assert!(documentation.contains(&format!("--{flag}")), "docs/AGENT.md does not tell --{flag}");
+            let twin = match flag {
+                "log-level" => "KUIK_LOG".to_owned(),
+                flag => format!("KUIK_{}", flag.replace('-', "_").to_uppercase()),
+            };
+            let Some(variable) = arg.get_env() else {
+                without.insert(flag.to_owned());
+                continue;
+            };
+            assert_eq!(variable.to_str(), Some(twin.as_str()), "{name} --{flag}");
+            assert!(help.contains(&format!("[env: {twin}=")), "{name} --help does not tell {twin}");
+            assert!(documentation.contains(&format!("`{twin}`")), "docs/AGENT.md does not tell {twin}");
+        }
     }
+    assert_eq!(without.iter().map(String::as_str).collect::<Vec<_>>(), WITHOUT_VARIABLE);
 }
 
 #[tokio::test]
-async fn every_flag_can_be_set_by_its_variable() {
+async fn an_agent_and_its_commands_can_be_told_everything_by_variables() {
     let upstream = FakeRegistry::start();
     let image = images::simple(1, &[1000]);
     image.push(&upstream, "app", "1");
@@ -175,13 +209,41 @@ async fn every_flag_can_be_set_by_its_variable() {
     let dir = tempfile::tempdir().unwrap();
     let auth = dir.path().join("auth.json");
     std::fs::write(&auth, json!({ "auths": { upstream.host(): { "username": "bob", "password": "hunter2" } } }).to_string()).unwrap();
-    let agent = TestAgent::builder()
+    let mut agent = TestAgent::builder()
+        .by_variables()
+        .config(json!({ "tags": { "freshFor": "1h" } }))
         .env("KUIK_PLAIN_HTTP", upstream.host())
         .env("KUIK_REGISTRY_AUTH", auth.to_str().unwrap())
-        .env("KUIK_TAG_FRESH_FOR", "1h")
+        .env("KUIK_TAG_FRESH_FOR", "0s")
+        .env("KUIK_METRICS_LISTEN", "127.0.0.1:0")
+        .env("KUIK_CACHE_MAX_SIZE", "1Mi")
+        .env("KUIK_CACHE_MIN_FREE", "0")
+        .env("KUIK_DRAIN_TIMEOUT", "7s")
+        .env("KUIK_LOG", "debug")
         .start()
         .await;
-    pull(&agent, &upstream.repository("app"), "1", &image).await;
+    let app = upstream.repository("app");
+    pull(&agent, &app, "1", &image).await;
+    let reference = format!("{}/app:1", upstream.host());
+    let admin = agent.admin_address().to_string();
+    let listed = until_some("the image is listed", async || {
+        let (mut ls, admin) = (program(), admin.clone());
+        let listed = tokio::task::spawn_blocking(move || ended(ls.arg("ls").env("KUIK_ADMIN", admin).env("KUIK_OUTPUT", "json")));
+        let listed: serde_json::Value = serde_json::from_slice(&listed.await.unwrap().stdout).unwrap();
+        listed["images"].as_array().is_some_and(|images| !images.is_empty()).then_some(listed)
+    })
+    .await;
+    assert_eq!(listed["images"][0]["reference"], reference.as_str());
+    upstream.forget();
+    agent.get(&app.manifest("1")).await.expect(200);
+    assert_eq!(upstream.count(&On::manifest("app", "1").head()), 1, "the variable overrules the file");
+    assert!((agent.metric("kuik_agent_cache_budget_bytes", &[]).await - 1_048_576.0).abs() < 0.1);
+    agent.terminate();
+    assert!(agent.exit().await.success());
+    let log = agent.log();
+    for part in ["\"metrics\":\"127.0.0.1:", "\"drain_timeout_s\":7", "\"level\":\"DEBUG\""] {
+        assert!(log.contains(part), "{part} is not in the log");
+    }
 }
 
 #[tokio::test]
@@ -196,8 +258,14 @@ async fn flags_overrule_the_file() {
 
 #[tokio::test]
 async fn several_addresses_are_listened_on() {
-    let agent = TestAgent::builder().args(["--listen", "127.0.0.2:0"]).start().await;
+    let agent = TestAgent::builder().args(["--listen", "127.0.0.2:0", "--listen", "[::1]:0"]).start().await;
     let log = agent.log();
-    let line = log.lines().find(|line| line.contains("\"listening\"")).unwrap();
-    assert!(line.contains("127.0.0.1:") && line.contains("127.0.0.2:"), "{line}");
+    let line: serde_json::Value = serde_json::from_str(log.lines().find(|line| line.contains("\"listening\"")).unwrap()).unwrap();
+    let fields = line.get("fields").unwrap_or(&line);
+    let addresses: Vec<SocketAddr> = fields["registry"].as_str().unwrap().split(',').map(|address| address.parse().unwrap()).collect();
+    let ips: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
+    assert_eq!(ips, ["127.0.0.1", "127.0.0.2", "::1"]);
+    for address in addresses {
+        client::send(client::new().get(format!("http://{address}/v2/"))).await.expect(200);
+    }
 }

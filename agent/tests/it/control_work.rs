@@ -185,7 +185,9 @@ async fn a_tag_that_is_to_be_refreshed_is_asked_for_once_and_followed() {
     cluster.control.until_found(&name, false).await;
     let asked = cluster.upstream.count(&On::manifest("app", "1"));
     assert!(asked <= 4, "asked {asked} times");
-    cluster.control.desire(|desired| desired.pins = vec![Pin { image: name.clone(), reasons: vec![PinReason::Retained] }]);
+    cluster
+        .control
+        .desire(|desired| (desired.judged, desired.pins) = (true, vec![Pin { image: name.clone(), reasons: vec![PinReason::Retained] }]));
     until_some("the pins have arrived", async || cluster.inside.fate(&name).await.filter(|fate| *fate == ("keep", "retained"))).await;
     assert_eq!(cluster.upstream.count(&On::manifest("app", "1")), asked, "what was asked for since is not asked for again");
 }
@@ -300,4 +302,40 @@ async fn the_first_change_after_a_quiet_time_is_told_at_once() {
     let (reports, after) = control.until("the image is reported as complete", told).await;
     // All of it is one change; but on a machine that pauses in the middle of the pull, it may be two.
     assert!(reports == 2 || after >= 2 * settle, "{reports} reports after {after:?}");
+}
+
+#[tokio::test]
+async fn a_pinned_digest_is_reported_as_far_as_an_image_with_a_tag_contains_it() {
+    let cluster = Cluster::start().await;
+    let image = images::multi_platform(1, 1000);
+    let name = cluster.push(&image, "app", "1");
+    let pin = |repository: &str, image: &Image| {
+        let image = format!("{}/{repository}@{}", cluster.upstream.host(), image.digest);
+        Pin { image, reasons: vec![PinReason::UsedElsewhere] }
+    };
+    let (own, other) = match std::env::consts::ARCH {
+        "aarch64" => (&image.children[1], &image.children[0]),
+        _ => (&image.children[0], &image.children[1]),
+    };
+    let pins = vec![pin("app", own), pin("app", other), pin("elsewhere", own), pin("app", &image)];
+    cluster.control.desire(|desired| (desired.keep, desired.pins) = (vec![name.clone()], pins.clone()));
+    let held = cluster.control.until_complete(&pins[0].image).await;
+    let bytes = own.bytes.len() + own.blobs.iter().map(|blob| blob.bytes.len()).sum::<usize>();
+    assert_eq!((held.digest, held.size_bytes, held.used_at), (own.digest.to_string(), bytes as u64, 0));
+    let reported = |cluster: &Cluster| cluster.control.state().held.keys().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(reported(&cluster), BTreeSet::from([name.clone(), pins[0].image.clone()]), "only what is here, and has no other name");
+
+    // Its parts come and go as those of any other.
+    cluster.inside.pull(&name).await;
+    cluster.control.until_complete(&pins[1].image).await;
+    let hex = other.layer().digest.hex();
+    std::fs::write(cluster.inside.data_dir().join("blobs/sha256").join(&hex[..2]).join(&hex), b"rotten").unwrap();
+    cluster.inside.store.verify(&other.layer().digest).await.unwrap();
+    let is_partial = |state: &mut crate::support::control::State| state.held.get(&pins[1].image).filter(|held| !held.complete).map(|_| ());
+    cluster.control.until("a part of it is missing", is_partial).await;
+    assert!(cluster.control.state().held[&pins[0].image].complete);
+
+    cluster.control.desire(|desired| desired.pins.clear());
+    cluster.until_gone(&pins[0].image).await;
+    assert_eq!(reported(&cluster), BTreeSet::from([name]));
 }

@@ -147,6 +147,17 @@ async fn an_authority_of_ones_own_is_trusted_where_it_is_configured() {
 }
 
 #[tokio::test]
+async fn an_authority_of_the_system_is_trusted_for_every_registry() {
+    let (upstream, image, ca, _dir) = tls(true, &["127.0.0.1"]);
+    let agent = TestAgent::builder().env("SSL_CERT_FILE", ca).start().await;
+    pull(&agent, &upstream.repository("app"), "1", &image).await;
+    // And no other one is.
+    let agent = TestAgent::builder().start().await;
+    let got = agent.get(&upstream.repository("app").manifest("1")).await;
+    assert!((500..=504).contains(&got.status), "{}", got.status);
+}
+
+#[tokio::test]
 async fn an_authority_is_trusted_for_its_own_registry_only() {
     let (upstream, _, ca, _dir) = tls(false, &["127.0.0.1"]);
     let config = json!({ "registries": { "other.example": { "ca": ca } } });

@@ -6,6 +6,7 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::support::agent::{TestAgent, ended, program};
+use crate::support::client::{read_at_least, read_to_break};
 use crate::support::scene::Scene;
 use crate::support::wait::until;
 
@@ -88,6 +89,25 @@ async fn a_blob_of_the_wrong_size_is_fetched_again_and_never_served() {
         scene.agent.get_range(&scene.layer_path(), "bytes=-10").await.expect(206).expect_bytes(&scene.layer().bytes[MIB - 10..]);
         assert!(scene.agent.metric(QUARANTINED, &[]).await > 0.5, "{size}");
     }
+}
+
+#[tokio::test]
+async fn a_file_that_ends_while_it_is_read_breaks_the_answer_off_and_is_fetched_again() {
+    // More than what sockets and buffers hold, so that the end is read after the file was cut.
+    let size = 48 * MIB;
+    let scene = stored(size).await;
+    let digest = scene.layer().digest;
+    let mut slow = scene.agent.open(&scene.layer_path()).await;
+    let begin = read_at_least(&mut slow, 1).await.len();
+    std::fs::OpenOptions::new().write(true).open(scene.agent.blob_file(&digest)).unwrap().set_len(1000).unwrap();
+    let got = begin + read_to_break(&mut slow).await;
+    assert!(got < size, "{got}");
+    until("it is put aside", || !scene.agent.blob_file(&digest).exists() && scene.agent.files("quarantine").len() == 1).await;
+    assert!((scene.agent.metric(QUARANTINED, &[]).await - 1.0).abs() < 0.1);
+    scene.get_layer().await;
+    scene.agent.committed(&digest).await;
+    assert_eq!(scene.upstream.count(&scene.on_layer()), 2);
+    assert!(verify(&scene.agent).await.status.success());
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use super::*;
 
 fn victim(path: &str, target: Target) -> Victim {
-    Victim { repository: repository(path), target, unused_since: 10 }
+    Victim { repository: repository(path), target, unused_since: 10, only_if_certain: true }
 }
 
 #[tokio::test]
@@ -101,6 +101,75 @@ async fn layers_of_a_manifest_that_cannot_be_read_are_no_orphans() {
     assert!(store.read_verified(&manifest).await.unwrap().is_none());
     assert_eq!(store.sweep(u64::MAX).await.unwrap(), Orphans::default());
     assert!(store.open_blob(&digest_of(b"layer")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn beside_a_manifest_that_cannot_be_read_nothing_goes_to_make_room() {
+    let (dir, store) = mk_store().await;
+    put_image(&store, "a.b/app", "1", &["own"]).await;
+    let two = put_image(&store, "a.b/app", "2", &["shared"]).await;
+    put_image(&store, "a.b/other", "1", &["third"]).await;
+    drop(store);
+    std::fs::write(dir.path().join(format!("blobs/sha256/{}/{}", &two.hex()[..2], two.hex())), b"rotten").unwrap();
+    let store = open_store(dir.path()).await;
+    let removals = store.remove_images(vec![victim("a.b/app", tag("1")), victim("a.b/other", tag("1"))], Vec::new()).await.unwrap();
+    assert!(matches!(removals[..], [Removal::Uncertain, Removal::Removed { blobs: 2, .. }]), "{removals:?}");
+    assert_eq!(store.tags(&repository("a.b/app")), ["1", "2"]);
+    assert!(store.open_blob(&digest_of(b"own")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_link_of_a_manifest_is_not_replaced_by_what_upstream_said() {
+    let (_dir, store) = mk_store().await;
+    put_image(&store, "a.b/app", "1", &["layer"]).await;
+    let (app, layer) = (repository("a.b/app"), digest_of(b"layer"));
+    store.put_link(&app, &layer, Some(77));
+    let link = store.link(&app, &layer).unwrap();
+    assert_eq!((link.size, link.unfounded, link.media_type.as_deref()), (Some(77), false, Some("x/layer")));
+    assert_eq!(store.sweep(u64::MAX).await.unwrap(), Orphans::default());
+}
+
+#[tokio::test]
+async fn who_no_longer_waits_for_a_deletion_does_not_stop_it() {
+    let (dir, store) = mk_store().await;
+    put_image(&store, "a.b/app", "1", &["layer"]).await;
+    let removing = store.remove_images(vec![victim("a.b/app", tag("1"))], Vec::new());
+    // Polled once, and dropped.
+    assert!(futures_util::FutureExt::now_or_never(removing).is_none());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while !blobs_on_disk(dir.path()).is_empty() {
+        assert!(tokio::time::Instant::now() < deadline, "the deletion has stopped");
+        tokio::task::yield_now().await;
+    }
+    check_sound(&store, dir.path()).await;
+}
+
+#[tokio::test]
+async fn an_index_that_broke_lets_nothing_go() {
+    let (dir, store) = mk_store().await;
+    put_image(&store, "a.b/app", "1", &["layer"]).await;
+    put_blob(&store, b"stray").await;
+    store.inner.index.break_down();
+    assert_eq!(store.remove_images(vec![victim("a.b/app", tag("1"))], Vec::new()).await.unwrap(), [Removal::NotYet]);
+    assert_eq!(store.sweep(u64::MAX).await.unwrap(), Orphans::default());
+    assert_eq!(blobs_on_disk(dir.path()).len(), 3);
+}
+
+#[tokio::test]
+async fn what_cannot_be_deleted_is_known_again() {
+    let (dir, store) = mk_store().await;
+    let digest = put_image(&store, "a.b/app", "1", &["layer"]).await;
+    let layer = digest_of(b"layer");
+    // A directory in the place of a file cannot be unlinked.
+    let path = dir.path().join(format!("blobs/sha256/{}/{}", &layer.hex()[..2], layer.hex()));
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert!(store.remove_images(vec![victim("a.b/app", tag("1"))], Vec::new()).await.is_err());
+    assert!(store.blob_record(&layer).is_some() && store.blob_record(&digest).is_none());
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::write(&path, b"layer").unwrap();
+    assert_eq!(store.sweep(u64::MAX).await.unwrap().blobs, 1);
+    check_sound(&store, dir.path()).await;
 }
 
 #[tokio::test]

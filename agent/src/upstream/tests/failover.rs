@@ -110,7 +110,7 @@ async fn an_endpoint_that_is_down_or_silent_is_asked_last_for_a_while() {
 }
 
 #[tokio::test]
-async fn a_registry_that_does_not_resolve_may_be_what_kuik_v1_wrote() {
+async fn an_address_in_kuik_v1_s_form_is_asked_at_its_port_unless_that_form_is_configured() {
     let server = says(200).await;
     let v1: Registry = server.host().replace(':', "-").parse().unwrap();
     let repository = repo(&v1, "app");
@@ -129,8 +129,14 @@ async fn a_registry_that_does_not_resolve_may_be_what_kuik_v1_wrote() {
 #[tokio::test]
 async fn a_guess_that_leads_nowhere_is_not_told() {
     let v1: Registry = "no-such-host.invalid-5000".parse().unwrap();
-    let error = mk_upstream(mk_config()).get_manifest(&repo(&v1, "app"), &tag("t")).await.unwrap_err();
+    let upstream = mk_upstream(mk_config());
+    let error = upstream.get_manifest(&repo(&v1, "app"), &tag("t")).await.unwrap_err();
     assert!(error.to_string().contains("at https://no-such-host.invalid-5000:"), "{error}");
+    let asking = &upstream.asking;
+    let endpoints = asking.endpoints.of(&asking.config, &v1);
+    let guess = endpoints.iter().find(|endpoint| endpoint.is_guess).expect("there must be a guess");
+    assert_eq!(guess.id.to_string(), "https://no-such-host.invalid:5000");
+    assert!(asking.endpoints.is_unresolved(&guess.id), "it was asked");
 }
 
 #[tokio::test]

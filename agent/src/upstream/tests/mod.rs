@@ -7,5 +7,5 @@ mod failover;
 mod limits;
 mod redirects;
 mod requests;
-mod support;
+pub(crate) mod support;
 mod tls;

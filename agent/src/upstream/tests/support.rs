@@ -28,28 +28,28 @@ use crate::upstream::{BlobStream, Observer, Upstream, UpstreamError};
 
 /// A request that arrived.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) method: Method,
-    pub(super) path: String,
-    pub(super) query: String,
-    pub(super) headers: HeaderMap,
-    pub(super) body: String,
-    pub(super) version: http::Version,
+pub(crate) struct Seen {
+    pub(crate) method: Method,
+    pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+    pub(crate) version: http::Version,
 }
 
 impl Seen {
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    pub(super) fn authorization(&self) -> &str {
+    pub(crate) fn authorization(&self) -> &str {
         self.header("authorization")
     }
 }
 
 /// A part of an answer's body.
 #[derive(Debug, Clone)]
-pub(super) enum Piece {
+pub(crate) enum Piece {
     Bytes(Bytes),
     /// What follows comes at this time.
     At(Instant),
@@ -63,7 +63,7 @@ pub(super) enum Piece {
 
 /// What is answered.
 #[derive(Debug, Clone)]
-pub(super) struct Reply {
+pub(crate) struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
     pieces: VecDeque<Piece>,
@@ -71,38 +71,38 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    pub(super) fn status(status: u16) -> Self {
+    pub(crate) fn status(status: u16) -> Self {
         Self { status, headers: Vec::new(), pieces: VecDeque::new(), after: Duration::ZERO }
     }
 
-    pub(super) fn ok(body: impl Into<Bytes>) -> Self {
+    pub(crate) fn ok(body: impl Into<Bytes>) -> Self {
         let body = body.into();
         Self::status(200).header("content-length", &body.len().to_string()).bytes(body)
     }
 
-    pub(super) fn header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    pub(super) fn bytes(mut self, bytes: impl Into<Bytes>) -> Self {
+    pub(crate) fn bytes(mut self, bytes: impl Into<Bytes>) -> Self {
         self.pieces.push_back(Piece::Bytes(bytes.into()));
         self
     }
 
-    pub(super) fn then(mut self, piece: Piece) -> Self {
+    pub(crate) fn then(mut self, piece: Piece) -> Self {
         self.pieces.push_back(piece);
         self
     }
 
     /// The whole answer waits.
-    pub(super) fn after(mut self, after: Duration) -> Self {
+    pub(crate) fn after(mut self, after: Duration) -> Self {
         self.after = after;
         self
     }
 
     /// Never answers.
-    pub(super) fn never() -> Self {
+    pub(crate) fn never() -> Self {
         Self::status(200).after(Duration::from_secs(1 << 30))
     }
 }
@@ -144,8 +144,8 @@ type Handler = dyn Fn(&Seen) -> Reply + Send + Sync;
 
 /// A server on loopback. It ends when it is dropped.
 #[derive(Debug)]
-pub(super) struct Server {
-    pub(super) registry: Registry,
+pub(crate) struct Server {
+    pub(crate) registry: Registry,
     seen: Arc<Mutex<Vec<Seen>>>,
     task: JoinHandle<()>,
 }
@@ -157,11 +157,11 @@ impl Drop for Server {
 }
 
 impl Server {
-    pub(super) async fn http(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn http(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         Self::start(None, Arc::new(handler)).await
     }
 
-    pub(super) async fn https(tls: rustls::ServerConfig, handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn https(tls: rustls::ServerConfig, handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         Self::start(Some(TlsAcceptor::from(Arc::new(tls))), Arc::new(handler)).await
     }
 
@@ -192,19 +192,19 @@ impl Server {
     }
 
     /// `host:port`.
-    pub(super) fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         self.registry.to_string()
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(crate) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
 
-    pub(super) fn last(&self) -> Seen {
+    pub(crate) fn last(&self) -> Seen {
         self.seen().pop().unwrap()
     }
 }
@@ -245,10 +245,10 @@ where
 
 /// Counts what it is told.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) requests: AtomicU64,
-    pub(super) bytes: AtomicU64,
-    pub(super) errors: Mutex<Vec<&'static str>>,
+pub(crate) struct Counts {
+    pub(crate) requests: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) errors: Mutex<Vec<&'static str>>,
 }
 
 impl Observer for Counts {
@@ -266,65 +266,65 @@ impl Observer for Counts {
 }
 
 /// How long servers may be silent: long for loopback, short for a test.
-pub(super) const STALL: Duration = Duration::from_secs(1);
+pub(crate) const STALL: Duration = Duration::from_secs(1);
 
 /// Short time-outs; everything else as it is.
-pub(super) fn mk_config() -> UpstreamConfig {
+pub(crate) fn mk_config() -> UpstreamConfig {
     let _ = rustls::crypto::ring::default_provider().install_default();
     UpstreamConfig { stall_timeout: STALL, connect_timeout: STALL, ..UpstreamConfig::default() }
 }
 
-pub(super) fn plain() -> RegistryConfig {
+pub(crate) fn plain() -> RegistryConfig {
     RegistryConfig { plain_http: true, ..RegistryConfig::default() }
 }
 
 /// A configuration in which `server` is a registry without TLS.
-pub(super) fn mk_plain(server: &Server) -> UpstreamConfig {
+pub(crate) fn mk_plain(server: &Server) -> UpstreamConfig {
     let mut config = mk_config();
     config.registries.insert(server.registry.clone(), plain());
     config
 }
 
 /// A configuration in which the servers are the endpoints of `registry.test`, in this order.
-pub(super) fn mk_mirrors(endpoints: &[&Registry]) -> UpstreamConfig {
+pub(crate) fn mk_mirrors(endpoints: &[&Registry]) -> UpstreamConfig {
     let mut config = mk_config();
     let endpoints = endpoints.iter().map(|&registry| mk_endpoint(registry)).collect();
     config.registries.insert("registry.test".parse().unwrap(), RegistryConfig { endpoints, ..plain() });
     config
 }
 
-pub(super) fn mk_endpoint(registry: &Registry) -> Endpoint {
+pub(crate) fn mk_endpoint(registry: &Registry) -> Endpoint {
     Endpoint { registry: registry.clone(), plain_http: None, prefix: String::new() }
 }
 
-pub(super) fn mk_upstream(config: UpstreamConfig) -> Upstream {
+pub(crate) fn mk_upstream(config: UpstreamConfig) -> Upstream {
     Upstream::new(config, Arc::new(())).unwrap()
 }
 
 /// Asks `server` without TLS.
-pub(super) fn mk_for(server: &Server) -> Upstream {
+pub(crate) fn mk_for(server: &Server) -> Upstream {
     mk_upstream(mk_plain(server))
 }
 
-pub(super) fn repo(registry: &Registry, name: &str) -> Repository {
+pub(crate) fn repo(registry: &Registry, name: &str) -> Repository {
     Repository::new(registry.clone(), name).unwrap()
 }
 
 /// `registry.test/app`.
-pub(super) fn mirrored() -> Repository {
+pub(crate) fn mirrored() -> Repository {
     repo(&"registry.test".parse().unwrap(), "app")
 }
 
-pub(super) fn tag(text: &str) -> Target {
+pub(crate) fn tag(text: &str) -> Target {
     text.parse().unwrap()
 }
 
-pub(super) fn digest(bytes: &[u8]) -> Digest {
+pub(crate) fn digest(bytes: &[u8]) -> Digest {
     Hasher::digest(Algorithm::Sha256, bytes)
 }
 
 /// The rest of a blob, or what it ended with.
-pub(super) async fn read(mut blob: BlobStream) -> Result<Vec<u8>, UpstreamError> {
+pub(crate) async fn read(mut blob: BlobStream) -> Result<Vec<u8>, UpstreamError> {
     let mut all = Vec::new();
     while let Some(chunk) = blob.body.next().await {
         all.extend_from_slice(&chunk?);
@@ -333,14 +333,14 @@ pub(super) async fn read(mut blob: BlobStream) -> Result<Vec<u8>, UpstreamError>
 }
 
 /// Lets time pass at once.
-pub(super) async fn pass(time: Duration) {
+pub(crate) async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
 }
 
 /// An address where nobody listens.
-pub(super) async fn nobody() -> Registry {
+pub(crate) async fn nobody() -> Registry {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap().to_string().parse().unwrap()
 }

@@ -60,6 +60,7 @@ pub(crate) struct Builder {
     env: Vec<(&'static str, String)>,
     config: Option<Value>,
     data_dir: Option<PathBuf>,
+    by_variables: bool,
 }
 
 impl Builder {
@@ -90,17 +91,33 @@ impl Builder {
         self
     }
 
+    /// Tells it by variables of the environment what every agent here is told by flags.
+    pub(crate) fn by_variables(mut self) -> Self {
+        self.by_variables = true;
+        self
+    }
+
     /// Starts it and waits until it is ready.
-    pub(crate) async fn start(self) -> TestAgent {
+    pub(crate) async fn start(mut self) -> TestAgent {
         let home = tempfile::tempdir().unwrap();
         let data_dir = self.data_dir.unwrap_or_else(|| home.path().join("data"));
-        let mut args: Vec<String> =
-            ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log-format", "json"].map(str::to_owned).to_vec();
-        args.extend(["--data-dir".to_owned(), data_dir.display().to_string()]);
+        let text = str::to_owned;
+        let mut settings = vec![
+            ("--listen", "KUIK_LISTEN", text("127.0.0.1:0")),
+            ("--admin-listen", "KUIK_ADMIN_LISTEN", text("127.0.0.1:0")),
+            ("--log-format", "KUIK_LOG_FORMAT", text("json")),
+            ("--data-dir", "KUIK_DATA_DIR", data_dir.display().to_string()),
+        ];
         if let Some(config) = self.config {
             let path = home.path().join("config.yaml");
             std::fs::write(&path, config.to_string()).unwrap();
-            args.extend(["--config".to_owned(), path.display().to_string()]);
+            settings.push(("--config", "KUIK_CONFIG", path.display().to_string()));
+        }
+        let mut args = vec![text("serve")];
+        if self.by_variables {
+            self.env.extend(settings.into_iter().map(|(_, name, value)| (name, value)));
+        } else {
+            args.extend(settings.into_iter().flat_map(|(flag, _, value)| [text(flag), value]));
         }
         args.extend(self.args);
         let mut agent = TestAgent {
