@@ -85,6 +85,12 @@ pub enum ProbeError {
     Output(#[source] io::Error),
 }
 
+impl ProbeError {
+    fn is_timeout(&self) -> bool {
+        matches!(self, Self::Request { source, .. } if source.is_timeout())
+    }
+}
+
 /// Asks, and prints the status and the first line of an answer that is as it should be.
 ///
 /// # Errors
@@ -97,6 +103,7 @@ pub async fn run(args: ProbeArgs, out: &mut impl Write) -> Result<(), ProbeError
     let client = client(&mut url, address, ca).await?;
     let token = token.map(|path| read("--token", &path)).transpose()?;
     let data = data.map(|path| read("--data", &path)).transpose()?;
+    let mut last = None;
     loop {
         let request = match &data {
             Some(data) => client.post(url.clone()).header("content-type", "application/json").body(data.clone()),
@@ -109,9 +116,12 @@ pub async fn run(args: ProbeArgs, out: &mut impl Write) -> Result<(), ProbeError
         let left = deadline.saturating_duration_since(Instant::now());
         match ask(&url, request.timeout(left), contains.as_deref()).await {
             Ok((status, line)) => return writeln!(out, "{status} {line}").map_err(ProbeError::Output),
+            // The end of the time cut it off: what was said before tells more.
+            Err(error) if error.is_timeout() => return Err(last.unwrap_or(error)),
             Err(error) if deadline <= Instant::now() + PAUSE => return Err(error),
             Err(error) => {
                 tracing::debug!(error = telemetry::chain(&error), "asking again");
+                last = Some(error);
                 tokio::time::sleep(PAUSE).await;
             }
         }

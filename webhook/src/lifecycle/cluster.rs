@@ -12,6 +12,9 @@ use crate::pod_images::originals;
 /// The well-known label of a node's zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
+/// The well-known label of a node's processor.
+const ARCH_LABEL: &str = "kubernetes.io/arch";
+
 /// Unused texts are looked for whenever so many new ones have come.
 const PRUNE_AFTER: usize = 4_096;
 
@@ -31,6 +34,8 @@ pub(super) struct PodUse {
 pub(super) struct NodeInfo {
     pub(super) uid: String,
     pub(super) zone: Option<String>,
+    /// What its processor is (`kubernetes.io/arch`); of an index it holds this platform.
+    pub(super) arch: Option<String>,
 }
 
 /// An agent's pod.
@@ -93,8 +98,9 @@ pub(super) fn pod_use(pod: &Pod, agent_address: &str, texts: &Texts) -> (String,
 /// A node's key and what is needed of it.
 pub(super) fn node_info(node: &PartialObjectMeta<Node>) -> (String, Option<NodeInfo>) {
     let zone = node.labels().get(ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned();
+    let arch = node.labels().get(ARCH_LABEL).cloned();
     let uid = node.uid().unwrap_or_default();
-    (node.name_any(), Some(NodeInfo { uid, zone }))
+    (node.name_any(), Some(NodeInfo { uid, zone, arch }))
 }
 
 /// The key of an agent's pod and what is needed of it. Every pod is told, so that a change of nodes shows the old one too.
@@ -180,8 +186,8 @@ mod tests {
     fn nodes_have_zones_or_not() {
         let node =
             |labels: Value| node_info(&serde_json::from_value(json!({"metadata": {"name": "n", "uid": "u", "labels": labels}})).unwrap());
-        let (key, info) = node(json!({"topology.kubernetes.io/zone": "a"}));
-        assert_eq!((key.as_str(), info), ("n", Some(NodeInfo { uid: "u".into(), zone: Some("a".into()) })));
+        let (key, info) = node(json!({"topology.kubernetes.io/zone": "a", "kubernetes.io/arch": "arm64"}));
+        assert_eq!((key.as_str(), info), ("n", Some(NodeInfo { uid: "u".into(), zone: Some("a".into()), arch: Some("arm64".into()) })));
         assert_eq!(node(json!({})).1.unwrap().zone, None);
     }
 }

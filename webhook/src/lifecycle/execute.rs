@@ -130,6 +130,10 @@ impl Executor {
             Outcome::Failed(error) => {
                 warn!(object = name, kind, error, "could not be written: tried again");
                 self.settling.failed(&step.action);
+                if matches!(step.action, Action::DeleteImage(_, Some(_))) {
+                    let text = format!("it could not be deleted at its expiry, and that will be tried again: {error}");
+                    self.say(&step.action, None, vec![Note { is_warning: true, reason: "ExpiringFailed", text }]);
+                }
             }
         }
         None

@@ -28,6 +28,8 @@ pub(super) struct Holders {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Holder {
     digest: String,
+    /// The processor of the nodes among which it was chosen.
+    arch: String,
     pub(super) node: String,
     /// When it was chosen, in seconds since 1970.
     since: u64,
@@ -48,15 +50,15 @@ impl Holders {
         self.round += 1;
     }
 
-    /// The one of `nodes` that holds on to an image; nothing if there is none.
-    pub(super) fn choose(&mut self, text: &str, digest: &str, nodes: &[&str], now: u64) -> Option<&Holder> {
+    /// The one of `nodes`, all of one architecture, that holds on to an image; nothing if there is none.
+    pub(super) fn choose(&mut self, text: &str, (digest, arch): (&str, &str), nodes: &[&str], now: u64) -> Option<&Holder> {
         if !self.chosen.contains_key(text) {
             self.chosen.insert(text.to_owned(), Vec::with_capacity(1));
         }
         let of_image = self.chosen.get_mut(text)?;
-        let place = of_image.iter().position(|holder| holder.digest == digest).unwrap_or(of_image.len());
+        let place = of_image.iter().position(|holder| holder.digest == digest && holder.arch == arch).unwrap_or(of_image.len());
         if place == of_image.len() {
-            of_image.push(Holder { digest: digest.to_owned(), node: String::new(), since: now, round: 0 });
+            of_image.push(Holder { digest: digest.to_owned(), arch: arch.to_owned(), node: String::new(), since: now, round: 0 });
         }
         let holder = &mut of_image[place];
         if !nodes.contains(&holder.node.as_str()) {
@@ -89,7 +91,7 @@ mod tests {
 
     fn choose(holders: &mut Holders, nodes: &[&str], now: u64) -> Option<String> {
         holders.begin();
-        let chosen = holders.choose("image", "digest", nodes, now).map(|holder| holder.node.clone());
+        let chosen = holders.choose("image", ("digest", ""), nodes, now).map(|holder| holder.node.clone());
         holders.forget_others();
         chosen
     }
@@ -124,7 +126,7 @@ mod tests {
             choose(&mut holders, &nodes, now);
         }
         holders.begin();
-        let holder = holders.choose("image", "digest", &["n2", "n4"], 2000).unwrap();
+        let holder = holders.choose("image", ("digest", ""), &["n2", "n4"], 2000).unwrap();
         assert!(!holder.has_heard(1020 + HEARD_SECONDS - 1) && holder.has_heard(1020 + HEARD_SECONDS));
     }
 
@@ -132,16 +134,16 @@ mod tests {
     fn each_digest_of_a_tag_has_its_own_and_what_nobody_asks_for_is_forgotten() {
         let mut holders = Holders::default();
         holders.begin();
-        holders.choose("image", "old", &["n1"], 5);
-        holders.choose("image", "new", &["n2"], 5);
-        holders.choose("other", "old", &["n3"], 5);
-        holders.choose("nobody's", "old", &[], 5);
+        holders.choose("image", ("old", ""), &["n1"], 5);
+        holders.choose("image", ("new", ""), &["n2"], 5);
+        holders.choose("other", ("old", ""), &["n3"], 5);
+        holders.choose("nobody's", ("old", ""), &[], 5);
         holders.forget_others();
         assert_eq!(holders.chosen.values().map(Vec::len).sum::<usize>(), 3);
-        assert_eq!(holders.choose("image", "old", &ALL, 6).unwrap().node, "n1");
-        assert_eq!(holders.choose("image", "new", &ALL, 6).unwrap().node, "n2");
+        assert_eq!(holders.choose("image", ("old", ""), &ALL, 6).unwrap().node, "n1");
+        assert_eq!(holders.choose("image", ("new", ""), &ALL, 6).unwrap().node, "n2");
         holders.begin();
-        holders.choose("image", "new", &ALL, 7);
+        holders.choose("image", ("new", ""), &ALL, 7);
         holders.forget_others();
         assert_eq!(holders.chosen.iter().map(|(text, of_image)| (text.as_str(), of_image.len())).collect::<Vec<_>>(), [("image", 1)]);
     }

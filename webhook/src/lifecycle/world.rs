@@ -80,6 +80,11 @@ impl World {
         self.agents.values().filter(|agent| agent.ready).map(|agent| (agent.node.as_str(), &**agent)).collect()
     }
 
+    /// The node's processor; nothing if it does not say.
+    pub(super) fn arch(&self, node: &str) -> &str {
+        self.nodes.get(node).and_then(|node| node.arch.as_deref()).unwrap_or_default()
+    }
+
     pub(super) fn zone(&self, node: &str) -> Option<String> {
         self.nodes.get(node).and_then(|node| node.zone.clone())
     }

@@ -172,3 +172,26 @@ async fn an_event_about_a_node_s_cache_names_it_after_its_status_was_written() {
     let expected = json!({"apiVersion": "kuik.enix.io/v1alpha1", "kind": "NodeCache", "name": "n1", "uid": "uid-of-cache"});
     assert_eq!((&event["regarding"], &event["reason"], &event["type"]), (&expected, &json!("BudgetExceeded"), &json!("Warning")));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_cannot_be_deleted_at_its_expiry_is_told() {
+    for (code, cause, expected) in [(500, Some(expired()), Some("ExpiringFailed")), (500, None, None), (409, Some(expired()), None)] {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&said);
+        let client = mock::client(move |method, _, body| {
+            let is_event = method == Method::POST;
+            seen.lock().unwrap().extend(body.clone().filter(|_| is_event));
+            async move { (if is_event { 201 } else { code }, body.unwrap_or_default()) }
+        });
+        let metrics = Metrics::register(&mut Registry::default());
+        let (events, sender) = events(client.clone(), "webhook-1".to_owned(), metrics.clone());
+        let mut executor = Executor::new(&client, events, metrics);
+        executor.execute(vec![step(Action::DeleteImage(target("a"), cause))]).await;
+        drop(executor);
+        sender.run().await;
+        let said = said.lock().unwrap();
+        let reasons: Vec<_> = said.iter().map(|event| (&event["reason"], &event["type"], &event["regarding"]["name"])).collect();
+        let expected: Vec<_> = expected.into_iter().map(|reason| (json!(reason), json!("Warning"), json!("a"))).collect();
+        assert_eq!(reasons, expected.iter().map(|(reason, kind, name)| (reason, kind, name)).collect::<Vec<_>>(), "{code}");
+    }
+}

@@ -28,6 +28,11 @@ impl<'a> Group<'a> {
         self.right
     }
 
+    /// Whether an object is there that is not being deleted.
+    pub(super) fn is_live(&self) -> bool {
+        self.right.is_some() || !self.wrong.is_empty()
+    }
+
     fn add(&mut self, object: &'a CachedImage) {
         let name = object.metadata.name.as_deref().unwrap_or_default();
         if object.metadata.deletion_timestamp.is_some() {

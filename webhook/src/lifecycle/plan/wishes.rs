@@ -13,7 +13,7 @@ use kuik_crd::control::{Agent, Agents, Desired, Drop, Held, Pin, PinReason, Refr
 
 use super::Context;
 use super::catalogue::Group;
-use crate::board::Wishes;
+use crate::board::{NodeState, Wishes};
 use crate::lifecycle::copies::{Copy, meant, repository, upstream};
 use crate::lifecycle::usage::Users;
 use crate::lifecycle::world::{Memory, seconds};
@@ -24,6 +24,9 @@ const UNFETCHED_SECONDS: u64 = 60;
 
 /// Images are dropped for their age when the watch of `CachedImage`s has been steady for so long, in seconds.
 pub(super) const STEADY_SECONDS: u64 = 600;
+
+/// Digests of what a node may hold as a part of something else are pinned until there are so many pins.
+pub(super) const PINS_MAX: usize = 4_000;
 
 /// Words by which agents tell that an image was refused: another node would be refused too.
 const REFUSALS: [&str; 6] = ["401", "403", "unauthorized", "denied", "forbidden", "credential"];
@@ -54,7 +57,8 @@ pub(super) fn wishes(context: &Context<'_>, memory: &mut Memory) -> Wishes {
         for held in state.images.values() {
             held_wishes(context, memory, &users, Copy { node, held }, desired);
         }
-        pin_digests(&users, node, desired);
+        pin_digests(&users, (node, state), desired);
+        desired.judged = true;
     }
     memory.holders.forget_others();
     let agents = ready.iter().filter_map(|(node, agent)| {
@@ -89,7 +93,7 @@ fn is_refused(context: &Context<'_>, group: &Group<'_>) -> bool {
     error.map(str::to_ascii_lowercase).is_some_and(|error| REFUSALS.iter().any(|word| error.contains(word)))
 }
 
-/// Who uses images by digest, by repository and digest.
+/// Who uses images by digest, by repository and digest; nobody for those that have a `CachedImage` alone.
 #[derive(Debug)]
 struct UsersByDigest<'a> {
     users: BTreeMap<(Cow<'a, str>, &'a str), Vec<&'a Users<'a>>>,
@@ -103,23 +107,50 @@ impl<'a> UsersByDigest<'a> {
                 users.entry((repository(&Cow::Borrowed(*text)), digest)).or_default().push(of_it);
             }
         }
+        for (_, group) in context.catalogue.groups().filter(|(_, group)| group.is_live()) {
+            if let Some(digest) = &group.reference.digest {
+                users.entry((Cow::Borrowed(group.reference.repository.as_str()), digest)).or_default();
+            }
+        }
         Self { users }
+    }
+
+    /// The digests of a repository, and who uses them.
+    fn of(&self, repository: &'a str) -> impl Iterator<Item = (&'a str, &[&'a Users<'a>])> {
+        let of_it = self.users.range((Cow::Borrowed(repository), "")..).take_while(move |((of, _), _)| of == repository);
+        of_it.map(|((_, digest), users)| (*digest, users.as_slice()))
     }
 }
 
-/// Pins what is used by digest in a repository of which the node is to drop something. Agents do not list a platform's manifest that they
-/// hold as a part of an index, so that nothing else would tell them that it is needed.
-fn pin_digests(by_digest: &UsersByDigest<'_>, node: &str, desired: &mut Desired) {
+/// Pins what is wanted by digest in the repositories that the node holds something of: what is used, and, without a reason, what has a
+/// `CachedImage`. Agents do not list a platform's manifest that they hold as a part of an index unless it is pinned, and nothing else would
+/// tell them that it is needed. Where something is dropped all of it counts; of the rest, as much as there is room for.
+fn pin_digests<'a>(by_digest: &UsersByDigest<'a>, (node, state): (&str, &'a NodeState), desired: &mut Desired) {
+    if by_digest.users.is_empty() {
+        return;
+    }
+    // The digests that the tags of each repository mean: these are pinned under their tags.
+    let mut held: BTreeMap<Cow<'_, str>, Vec<&str>> = BTreeMap::new();
+    for image in state.images.values() {
+        let text = meant(&image.image);
+        let roots = held.entry(repository(&text)).or_default();
+        roots.extend((!text.contains('@')).then_some(image.digest.as_str()));
+    }
     let dropped: BTreeSet<String> = desired.drop.iter().map(|drop| repository(&meant(&drop.image)).into_owned()).collect();
-    let pinned: HashSet<String> = desired.pins.iter().map(|pin| pin.image.clone()).collect();
-    for repository in dropped {
-        let from = (Cow::Borrowed(repository.as_str()), "");
-        for ((_, digest), users) in by_digest.users.range(from..).take_while(|((of, _), _)| *of == repository) {
+    let mut pinned: HashSet<String> = desired.pins.iter().map(|pin| pin.image.clone()).collect();
+    let (first, others): (Vec<_>, Vec<_>) = held.iter().partition(|(repository, _)| dropped.contains(&***repository));
+    for (repository, roots) in first.into_iter().chain(others) {
+        let is_dropped = dropped.contains(&**repository);
+        for (digest, users) in by_digest.of(repository).filter(|(digest, _)| !roots.contains(digest)) {
+            if !is_dropped && desired.pins.len() >= PINS_MAX {
+                return;
+            }
             let image = format!("{repository}@{digest}");
-            if !pinned.contains(&image) {
+            if pinned.insert(image.clone()) {
                 let is_here = users.iter().any(|users| users.nodes.contains(node));
                 let reason = if is_here { PinReason::UsedHere } else { PinReason::UsedElsewhere };
-                desired.pins.push(Pin { image, reasons: vec![reason] });
+                let reasons = if users.is_empty() { Vec::new() } else { vec![reason] };
+                desired.pins.push(Pin { image, reasons });
             }
         }
     }
@@ -169,11 +200,14 @@ fn held_wishes<'a>(context: &'a Context<'a>, memory: &mut Memory, by_digest: &Us
 /// Whether a copy that is whole is to be held as if it were the last. Of an image that is needed one is, and all are until the node that
 /// was chosen has heard of it. Of one that a registry has and nobody misses, only the last is.
 fn is_last(context: &Context<'_>, memory: &mut Memory, text: &str, copy: Copy<'_>, is_needed: bool) -> bool {
-    let nodes = context.copies.whole(text, &copy.held.digest);
+    // Of an index each node holds its own platform: another kind of node has no copy of it.
+    let arch = context.world.arch(copy.node);
+    let mut nodes = context.copies.whole(text, &copy.held.digest);
+    nodes.retain(|node| context.world.arch(node) == arch);
     if !is_needed {
         return nodes.len() == 1;
     }
-    let Some(holder) = memory.holders.choose(text, &copy.held.digest, &nodes, context.now) else { return true };
+    let Some(holder) = memory.holders.choose(text, (&copy.held.digest, arch), &nodes, context.now) else { return true };
     let received_at = context.world.states.get(&holder.node).map_or(0, |state| state.received_at);
     holder.node == copy.node || !holder.has_heard(received_at)
 }

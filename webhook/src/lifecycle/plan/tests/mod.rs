@@ -1,5 +1,6 @@
 //! A small cluster to plan for. [`Lab::apply`] does what an API server would do with a plan.
 
+mod holders;
 mod images;
 mod names;
 mod nodes;
@@ -65,7 +66,7 @@ impl Lab {
     }
 
     fn node(mut self, name: &str, zone: &str) -> Self {
-        let info = NodeInfo { uid: format!("uid-{name}"), zone: Some(zone.to_owned()) };
+        let info = NodeInfo { uid: format!("uid-{name}"), zone: Some(zone.to_owned()), arch: None };
         Arc::make_mut(&mut self.world.nodes).insert(name.into(), Arc::new(info));
         self.agent(name, true)
     }

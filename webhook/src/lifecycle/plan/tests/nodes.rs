@@ -85,7 +85,7 @@ fn the_object_of_a_node_that_is_gone_is_deleted_if_the_watch_works() {
 #[test]
 fn a_node_that_was_made_again_gets_an_object_of_its_own() {
     let mut lab = Lab::new(1).settle();
-    let info = NodeInfo { uid: "another".to_owned(), zone: None };
+    let info = NodeInfo { uid: "another".to_owned(), zone: None, arch: None };
     Arc::make_mut(&mut lab.world.nodes).insert("n1".into(), Arc::new(info));
     assert_eq!(cache(&lab.settle()).owner_references()[0].uid, "another");
 }

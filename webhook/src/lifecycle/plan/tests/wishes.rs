@@ -1,19 +1,17 @@
 //! What the agents are told.
 
 use super::*;
-use crate::lifecycle::holders::HEARD_SECONDS;
 use crate::lifecycle::plan::Expired;
-use crate::lifecycle::plan::wishes::STEADY_SECONDS;
-use crate::lifecycle::world::SILENT_SECONDS;
+use crate::lifecycle::plan::wishes::{PINS_MAX, STEADY_SECONDS};
 use kuik_crd::control::PinReason::{self, GoneUpstream, LastCopy, Retained, UsedElsewhere, UsedHere};
 use kuik_crd::control::{Drop, Pin, Refresh};
 
-fn pins(lab: &mut Lab, node: &str) -> Vec<PinReason> {
+pub(super) fn pins(lab: &mut Lab, node: &str) -> Vec<PinReason> {
     lab.desired(node).pins.into_iter().flat_map(|pin| pin.reasons).collect()
 }
 
 /// The nodes that are to keep an image.
-fn keepers(lab: &mut Lab, image: &str) -> Vec<String> {
+pub(super) fn keepers(lab: &mut Lab, image: &str) -> Vec<String> {
     let desired = lab.plan().wishes.expect("there must be wishes").desired;
     desired.into_iter().filter(|(_, desired)| desired.keep.iter().any(|kept| kept == image)).map(|(node, _)| node).collect()
 }
@@ -115,94 +113,6 @@ fn pins_say_why_an_image_is_needed() {
     let gone = Held { upstream: UpstreamState::NotFound, checked_at: START, ..whole(NGINX) };
     let mut lab = lab.change(NGINX, |object| object.spec.retain = true).report("n2", &[gone]);
     assert_eq!(pins(&mut lab, "n1"), [Retained, UsedHere, UsedElsewhere, GoneUpstream, LastCopy]);
-}
-
-/// The nodes whose copy of an image is to be held as if it were the last.
-fn holding(lab: &mut Lab, image: &str) -> Vec<String> {
-    let desired = lab.plan().wishes.expect("there must be wishes").desired;
-    let holds = |desired: &Desired| desired.pins.iter().any(|pin| pin.image == image && pin.reasons.contains(&LastCopy));
-    desired.into_iter().filter(|(_, desired)| holds(desired)).map(|(node, _)| node).collect()
-}
-
-/// Every node holds the image as a whole.
-fn held_by_all(mut lab: Lab, held: &Held) -> Lab {
-    let nodes: Vec<String> = lab.world.nodes.keys().map(ToString::to_string).collect();
-    for node in nodes {
-        lab = lab.report(&node, std::slice::from_ref(held));
-    }
-    lab
-}
-
-#[test]
-fn of_the_copies_of_a_needed_image_one_is_held() {
-    let gone = Held { upstream: UpstreamState::NotFound, ..whole(NGINX) };
-    let used = held_by_all(Lab::new(4), &whole(NGINX)).pod("a/1", "n1", &[NGINX]);
-    let waiting = held_by_all(Lab::new(4), &whole(NGINX)).pod("a/1", "", &[NGINX]);
-    let gone = held_by_all(Lab::new(4), &gone).image(NGINX);
-    let retained = held_by_all(Lab::new(4), &whole(NGINX)).image(NGINX).change(NGINX, |object| object.spec.retain = true);
-    let by_digest = format!("docker.io/library/nginx@{DIGEST}");
-    let by_digest = held_by_all(Lab::new(4), &whole(NGINX)).pod("a/1", "n1", &[&by_digest]);
-    for lab in [used, waiting, gone, retained, by_digest] {
-        let mut lab = lab.settle().after(HEARD_SECONDS);
-        assert_eq!(holding(&mut lab, NGINX).len(), 1);
-    }
-    let mut spare = held_by_all(Lab::new(4), &whole(NGINX)).image(NGINX).settle().after(HEARD_SECONDS);
-    assert!(holding(&mut spare, NGINX).is_empty(), "a registry has it, and nobody misses it");
-    let lab = spare.report("n1", &[]).report("n2", &[]).report("n4", &[part(NGINX)]);
-    assert_eq!(holding(&mut { lab }, NGINX), ["n3"], "but that is the last");
-}
-
-#[test]
-fn the_node_that_holds_on_stays_the_same_until_it_has_the_image_no_more() {
-    for first in ["n1", "n2", "n3"] {
-        let lab = Lab::new(3).pod("a/1", "n1", &[NGINX]).report(first, &[whole(NGINX)]).settle();
-        let mut lab = held_by_all(lab.after(HEARD_SECONDS), &whole(NGINX)).settle();
-        assert_eq!(holding(&mut lab, NGINX), [first]);
-        let mut lab = lab.report(first, &[part(NGINX)]);
-        let others = holding(&mut lab, NGINX);
-        assert_eq!(others.len(), 2, "neither may let go before the one that is chosen has heard of it");
-        let mut lab = lab.after(HEARD_SECONDS);
-        let second = holding(&mut lab, NGINX);
-        assert!(second.len() == 1 && others.contains(&second[0]), "{others:?} {second:?}");
-        assert_eq!(holding(&mut lab.report(first, &[whole(NGINX)]), NGINX), second);
-    }
-}
-
-#[test]
-fn all_hold_on_while_the_chosen_node_may_not_have_heard_of_it_and_under_a_new_leader() {
-    let mut lab = held_by_all(Lab::new(3), &whole(NGINX)).pod("a/1", "n1", &[NGINX]).settle();
-    assert_eq!(holding(&mut lab, NGINX).len(), 3);
-    let mut lab = lab.after(HEARD_SECONDS - 1);
-    assert_eq!(holding(&mut lab, NGINX).len(), 3);
-    let mut lab = lab.after(1);
-    let chosen = holding(&mut lab, NGINX);
-    assert_eq!(chosen.len(), 1);
-    lab.memory = Memory::default();
-    assert_eq!(holding(&mut lab, NGINX).len(), 3);
-    // It is ready, but its reports do not arrive.
-    lab.now += HEARD_SECONDS;
-    assert_eq!(holding(&mut lab, NGINX).len(), 3);
-    let mut lab = lab.state(&chosen[0], |_| ());
-    assert_eq!(holding(&mut lab, NGINX), chosen);
-}
-
-#[test]
-fn another_node_holds_on_when_the_first_falls_silent() {
-    let lab = Lab::new(2).pod("a/1", "n1", &[NGINX]).report("n1", &[whole(NGINX)]).settle();
-    let lab = held_by_all(lab.after(HEARD_SECONDS), &whole(NGINX)).settle();
-    let mut lab = lab.agent("n1", false).after(SILENT_SECONDS);
-    assert_eq!(holding(&mut lab, NGINX), ["n1"], "its agent may be restarting");
-    let mut lab = lab.after(1);
-    assert_eq!(holding(&mut lab, NGINX), ["n2"]);
-    let mut lab = lab.after(HEARD_SECONDS).agent("n1", true).report("n1", &[whole(NGINX)]);
-    assert_eq!(holding(&mut lab, NGINX), ["n2"], "the first may have let go meanwhile");
-}
-
-#[test]
-fn what_is_kept_for_nobody_is_pinned_as_anything_else_is() {
-    let mut lab = held_by_all(Lab::new(3), &whole(NGINX)).object(NGINX_NAME, NGINX, |_| ()).settle();
-    assert_eq!(keepers(&mut lab, NGINX).len(), 2);
-    assert!(["n1", "n2", "n3"].iter().all(|node| pins(&mut lab, node).is_empty()), "to keep it is wish enough");
 }
 
 #[test]
@@ -312,16 +222,74 @@ fn an_image_that_expired_with_tag_and_digest_is_dropped_as_agents_report_it() {
     assert_eq!(lab.memory.tombstones.get(&held), None, "it is there again");
 }
 
+/// The pins of a node that name a digest.
+fn digest_pins(lab: &mut Lab, node: &str) -> Vec<Pin> {
+    lab.desired(node).pins.into_iter().filter(|pin| pin.image.contains('@')).collect()
+}
+
+fn digest(digit: &str) -> String {
+    format!("sha256:{}", digit.repeat(64))
+}
+
 #[test]
-fn what_is_used_by_digest_is_pinned_where_something_of_its_repository_is_dropped() {
-    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+fn what_is_used_by_digest_is_pinned_where_a_node_has_something_of_its_repository() {
+    let part = |digit: &str| format!("docker.io/library/nginx@{}", digest(digit));
+    let lab = Lab::new(3).report("n1", &[whole(NGINX)]).report("n2", &[whole("docker.io/library/nginx-2:1")]);
+    let mut lab = lab.pod("a/1", "n1", &[&part("1")]).pod("a/2", "n2", &[&format!("{NGINX}@{}", digest("2"))]);
+    let pin = |digit: &str, reason| Pin { image: part(digit), reasons: vec![reason] };
+    assert_eq!(digest_pins(&mut lab, "n1"), [pin("1", UsedHere), pin("2", UsedElsewhere)]);
+    assert!(digest_pins(&mut lab, "n2").is_empty() && digest_pins(&mut lab, "n3").is_empty());
+}
+
+#[test]
+fn a_platform_s_digest_is_ready_from_its_use_to_its_expiry_where_its_index_is_held_by_tag() {
+    let source = format!("docker.io/library/nginx@{}", digest("1"));
+    let part = Held { digest: digest("1"), ..whole(&source) };
+    // As an agent reports it: what an index contains, while it is pinned.
+    let report = |mut lab: Lab| {
+        let is_pinned = digest_pins(&mut lab, "n1").iter().any(|pin| pin.image == source);
+        let held = [whole(NGINX), part.clone()];
+        lab.report("n1", if is_pinned { &held } else { &held[..1] }).report("n2", &[whole(NGINX)]).settle()
+    };
+    let lab = Lab::new(2).pod("a/0", "n2", &[NGINX]).pod("a/1", "n1", &[&source]).report("n1", &[whole(NGINX)]).settle();
+    let mut lab = report(lab);
+    assert_eq!(lab.status(&source).phase, Some(kuik_crd::Phase::Ready));
+    assert_eq!(digest_pins(&mut lab, "n1")[0].reasons, [UsedHere, LastCopy]);
+    let lab = report(report(lab.without_pod("a/1")).after(DELAY - 1));
+    assert_eq!((lab.status(&source).phase, lab.expires(&source)), (Some(kuik_crd::Phase::Ready), Some(START + DELAY)));
+    let mut lab = report(lab.after(1));
+    assert!(lab.get(&source).is_none());
+    assert!(digest_pins(&mut lab, "n1").is_empty());
+    assert!(report(lab).desired("n1").drop.is_empty(), "its index is in use");
+}
+
+#[test]
+fn a_digest_that_a_tag_means_is_pinned_under_that_tag() {
+    let mut lab = Lab::new(1).pod("a/1", "n1", &[&format!("docker.io/library/nginx@{DIGEST}")]).report("n1", &[whole(NGINX)]).settle();
+    assert!(digest_pins(&mut lab, "n1").is_empty());
+    assert_eq!(pins(&mut lab, "n1"), [UsedHere, LastCopy]);
+}
+
+#[test]
+fn pins_by_digest_have_a_bound_but_where_something_is_dropped() {
+    let digest = |number: usize| format!("sha256:{number:064x}");
+    let mut lab = Lab::new(1).report("n1", &[whole(NGINX), whole("quay.io/x/y:1")]);
+    let images: Vec<String> = (0..PINS_MAX + 5).map(|number| format!("docker.io/library/nginx@{}", digest(number))).collect();
+    lab = lab.pod("a/1", "n1", &images.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(digest_pins(&mut lab, "n1").len(), PINS_MAX);
+    let kept = format!("quay.io/x/y@{}", digest(1));
+    let mut lab = lab.pod("a/2", "n1", &[&kept]);
+    lab.memory.tombstones.expired(Expired { image: "quay.io/x/y:1".to_owned(), since: START }, START);
+    let pins = digest_pins(&mut lab, "n1");
+    assert_eq!((pins.len(), pins[0].image.as_str()), (PINS_MAX, kept.as_str()));
+}
+
+#[test]
+fn what_is_used_by_digest_is_pinned_first_where_something_of_its_repository_is_dropped() {
     let tagged = format!("docker.io/library/nginx:1@{}", digest("2"));
     let lab = Lab::new(2).image(NGINX).report("n1", &[whole(NGINX), whole("docker.io/library/nginx:old")]);
     let lab = lab.pod("a/1", "n1", &[&format!("docker.io/library/nginx@{}", digest("1"))]).pod("a/2", "n2", &[&tagged]);
-    let lab = lab.pod("a/3", "n1", &[&format!("docker.io/library/nginx-2@{}", digest("3"))]).settle();
-    let mut lab = lab;
-    assert!(lab.desired("n1").pins.iter().all(|pin| !pin.image.contains('@')), "nothing is dropped");
-    let mut lab = lab.after(DELAY).settle();
+    let mut lab = lab.pod("a/3", "n1", &[&format!("docker.io/library/nginx-2@{}", digest("3"))]).settle().after(DELAY).settle();
     let desired = lab.desired("n1");
     assert_eq!(desired.drop.len(), 2);
     let pin = |digit: &str, reason| Pin { image: format!("docker.io/library/nginx@{}", digest(digit)), reasons: vec![reason] };
