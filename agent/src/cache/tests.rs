@@ -111,6 +111,8 @@ impl Scene {
         let (metrics, tasks) = (Metrics::register(&mut prometheus_client::registry::Registry::default()), TaskTracker::new());
         let mut config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
         config.upstream = mk_plain(&server);
+        // Nothing here stalls but a busy machine.
+        config.upstream.stall_timeout = Duration::from_secs(30);
         let cache = Cache::new(&config, store.clone(), mk_upstream(config.upstream.clone()), Arc::clone(&metrics), &tasks);
         let app = repo(&server.registry, "app");
         Self { dir, shelf, server, store, cache, metrics, tasks, app, image }

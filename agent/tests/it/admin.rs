@@ -82,6 +82,8 @@ async fn a_start_that_takes_long_is_seen_with_the_name_of_the_step() {
 async fn metrics_count_what_happened() {
     let scene = Scene::new(&[MIB]).await;
     scene.pull().await;
+    // A blob is a hit once its fill is over: clients have its last byte before the disk has.
+    until_some("all is stored", async || (scene.agent.metric("kuik_agent_fills_in_flight", &[]).await < 0.5).then_some(())).await;
     scene.pull().await;
     let metrics = scene.agent.metrics().await;
     let text = metrics.text();

@@ -31,6 +31,26 @@ async fn a_known_tag_its_manifests_and_its_layers_wait_for_no_walk() {
 }
 
 #[tokio::test]
+async fn a_manifest_that_is_asked_for_by_its_digest_waits_for_no_walk() {
+    for has_record in [true, false] {
+        let scene = lost_index().await;
+        let part = &scene.image.manifests[1];
+        if !has_record {
+            // Then the index that lists it says so: it may have been fetched under another repository.
+            let record = format!("refs/{}/_manifests/sha256-{}", scene.app.to_path(), digest(part).hex());
+            std::fs::remove_file(scene.path().join(record)).unwrap();
+        }
+        let asked = scene.server.count();
+        assert_eq!(scene.manifest(Target::Digest(digest(part)), part).await, Origin::Hit, "{has_record}");
+        if has_record {
+            assert_eq!(scene.blob(&scene.image.blobs[3]).await, Origin::Hit);
+        }
+        assert_eq!(scene.server.count(), asked);
+        assert_eq!(scene.store.usage().index_rebuilds, 0);
+    }
+}
+
+#[tokio::test]
 async fn a_layer_that_is_asked_for_first_is_known_as_the_repositorys_and_no_others() {
     let scene = lost_index().await;
     let asked = scene.server.count();
