@@ -1,14 +1,15 @@
 //! The agent, as the program that users run.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tempfile::TempDir;
 
 use crate::http;
-use crate::process::{Server, free_port};
+use crate::metrics::Metrics;
+use crate::process::{Server, client, free_port, run_text};
 
 const START_LIMIT: Duration = Duration::from_secs(15);
 
@@ -31,13 +32,23 @@ impl Agent {
 
     /// As [`Agent::start`], with more arguments to `serve`.
     pub fn start_with(plain_http: &[String], more: &[&str]) -> Result<Self> {
+        Self::start_on(None, plain_http, more)
+    }
+
+    /// As [`Agent::start_with`], with its data in this directory, which may hold some.
+    pub fn start_in(data_dir: &Path, plain_http: &[String], more: &[&str]) -> Result<Self> {
+        Self::start_on(Some(data_dir), plain_http, more)
+    }
+
+    fn start_on(data_dir: Option<&Path>, plain_http: &[String], more: &[&str]) -> Result<Self> {
         let dir = TempDir::with_prefix("kuik-agent-").context("make the agent's directory")?;
+        let data_dir = data_dir.map_or_else(|| dir.path().join("data"), Path::to_owned);
         let (port, admin_port) = (free_port()?, free_port()?);
         let mut args = vec!["serve".to_owned()];
         let mut option = |name: &str, value: String| args.extend([name.to_owned(), value]);
         option("--listen", format!("127.0.0.1:{port}"));
         option("--admin-listen", format!("127.0.0.1:{admin_port}"));
-        option("--data-dir", dir.path().join("data").display().to_string());
+        option("--data-dir", data_dir.display().to_string());
         for host in plain_http {
             option("--plain-http", host.clone());
         }
@@ -52,8 +63,29 @@ impl Agent {
     pub fn restart(&mut self) -> Result<()> {
         let status = self.server.stop()?;
         ensure!(status.success(), "the agent ended with {status} on SIGTERM\n{}", self.server.log_tail());
+        self.start_again()
+    }
+
+    /// Kills it at whatever it does.
+    pub fn kill(&mut self) -> Result<()> {
+        self.server.kill()
+    }
+
+    /// Starts it again on the same data, after its end.
+    pub fn start_again(&mut self) -> Result<()> {
         self.server = spawn(&self.args, &self.dir)?;
         self.wait_ready()
+    }
+
+    /// Runs another command of the same program, such as `ls`, against this agent, and returns what it prints.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = client(&program()?);
+        run_text(command.args(arguments).env("KUIK_ADMIN", format!("127.0.0.1:{}", self.admin_port)))
+    }
+
+    /// Its metrics as they are now.
+    pub fn metrics(&self) -> Result<Metrics> {
+        Metrics::get(&self.admin_url("metrics"))
     }
 
     fn wait_ready(&mut self) -> Result<()> {

@@ -9,9 +9,9 @@ mod push;
 mod shapes;
 
 pub use archive::archive;
-pub use layer::{Compression, Layer};
+pub use layer::{Compression, Layer, plain_layer};
 pub use push::{Destination, push, push_manifest};
-pub use shapes::{artifact, big, docker, multi_arch, nested, oci, referrer, referrers_index, running, with_layer};
+pub use shapes::{artifact, big, docker, layered, multi_arch, nested, oci, referrer, referrers_index, running, with_layer};
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};

@@ -8,9 +8,11 @@
 pub mod agent;
 pub mod cluster;
 pub mod containerd;
+pub mod disk;
 pub mod http;
 pub mod images;
 pub mod kube;
+pub mod metrics;
 pub mod process;
 pub mod registry;
 pub mod relay;

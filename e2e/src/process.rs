@@ -76,6 +76,12 @@ impl Server {
         wait::until(&what, STOP_LIMIT, || Ok(self.child.try_wait()?))
     }
 
+    /// Kills it at once, as the kernel does when memory is short.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill().with_context(|| format!("kill {}", self.name))?;
+        self.child.wait().map(drop).with_context(|| format!("wait for the end of {}", self.name))
+    }
+
     /// Sends `signal`.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill_process(Pid::from_child(&self.child), signal).with_context(|| format!("signal {}", self.name))

@@ -23,6 +23,14 @@ pub enum Kind {
     Referrers,
 }
 
+/// A blob, or a part of it, that a registry has sent.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    pub digest: String,
+    /// What went out of it, whether or not anybody took it all.
+    pub bytes: u64,
+}
+
 /// A registry and its content. Its port stays the same when it is stopped and started again.
 #[derive(Debug)]
 pub struct Registry {
@@ -77,11 +85,17 @@ impl Registry {
         Ok(())
     }
 
+    /// The blobs that it has sent so far, by its own log. Of a docker-registry only.
+    pub fn sent(&self) -> Result<Vec<Sent>> {
+        let log = fs::read_to_string(self.dir.path().join("log")).context("read the registry's log")?;
+        Ok(log.lines().filter_map(sent).collect())
+    }
+
     fn write_config(&self) -> Result<PathBuf> {
         let path = self.dir.path().join("config.yml");
         let data = self.dir.path().join("data");
         let config = format!(
-            "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: true}}}}\n\
+            "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: false}}}}\n\
              storage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\n\
              http: {{addr: '{}'}}\n",
             data.display(),
@@ -90,4 +104,12 @@ impl Registry {
         fs::write(&path, config).context("write the registry's configuration")?;
         Ok(path)
     }
+}
+
+/// Of a line such as `… "GET /v2/team/app/blobs/sha256:… HTTP/1.1" 200 1234 "" "agent"`.
+fn sent(line: &str) -> Option<Sent> {
+    let mut parts = line.split('"').skip(1);
+    let (request, answer) = (parts.next()?.strip_prefix("GET ")?, parts.next()?);
+    let digest = request.split_once("/blobs/")?.1.split(' ').next()?.to_owned();
+    Some(Sent { digest, bytes: answer.split_whitespace().nth(1)?.parse().ok()? })
 }

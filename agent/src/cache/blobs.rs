@@ -25,7 +25,7 @@ impl Cache {
     /// # Errors
     /// When neither the disk nor upstream has it, or it is not the repository's.
     pub async fn blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobAnswer, CacheError> {
-        let link = self.store.link(repository, digest);
+        let link = self.store.find_link(repository, digest).await;
         if link.is_some()
             && let Some(bytes) = self.store.small(digest)
         {
@@ -57,7 +57,7 @@ impl Cache {
     /// # Errors
     /// As [`Cache::blob`].
     pub async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<(Option<u64>, Origin), CacheError> {
-        let link = self.store.link(repository, digest);
+        let link = self.store.find_link(repository, digest).await;
         let mut proven = link.is_some();
         let size_hint = link.and_then(|link| link.size);
         if let Some(answer) = self.stored_blob(repository, digest, size_hint, &mut proven).await? {

@@ -12,6 +12,7 @@ use super::node::Node;
 use super::service::Service;
 use super::{cgroup, config};
 use crate::containerd::Release;
+use crate::disk::FileSystem;
 use crate::images;
 use crate::process::run;
 use crate::tools;
@@ -31,6 +32,9 @@ const OWN: [&str; 9] = [
     "/var/lib/kuik",
     "/var/log",
 ];
+
+/// What is on a node's own disk, if it has one.
+const ON_DISK: [&str; 3] = ["/var/lib/containerd", "/var/lib/kubelet", "/var/lib/kuik"];
 
 /// Binds each own folder over the usual one. They are shared within the node: a container may mount into one with
 /// bidirectional propagation. Nothing of it is seen outside, for the namespace only receives.
@@ -104,7 +108,7 @@ fn write_files(layout: &Layout, node: Place, number: u8) -> Result<()> {
     let write = |path: &str, text: String| fs::write(root.join(path), text).with_context(|| format!("write {node}'s /{path}"));
     fs::create_dir_all(root.join("etc/containerd/certs.d"))?;
     write("etc/containerd/config.toml", config::containerd(layout::release(node)))?;
-    write("etc/containerd/kubelet.yaml", config::kubelet(&layout.name(node)))?;
+    write("etc/containerd/kubelet.yaml", config::kubelet(layout, node))?;
     write("etc/containerd/proxy.yaml", config::proxy(&layout.kubeconfig().display().to_string(), node))?;
     write("etc/cni/net.d/10-pods.conflist", config::cni(number))
 }
@@ -116,8 +120,24 @@ fn make_mount_ns(layout: &Layout, node: Place) -> Result<()> {
     run(Command::new("mount").arg("--bind").arg(&dir).arg(&dir))?;
     run(Command::new("mount").arg("--make-private").arg(&dir))?;
     fs::write(&holder, "")?;
+    if let Some(size_bytes) = layout::disk_bytes(node) {
+        mount_disk(&dir, &root, size_bytes).with_context(|| format!("make {node}'s disk"))?;
+    }
     let mut unshare = Command::new("unshare");
     unshare.arg(format!("--mount={}", holder.display())).args(["--propagation", "slave", "sh", "-c", PREPARE, "sh"]);
     run(unshare.arg(root).args(OWN)).with_context(|| format!("make {node}'s mount namespace"))?;
+    Ok(())
+}
+
+/// Makes a file system in a file, and puts what the node keeps on it. Unmounted with all that is below the cluster's folder.
+fn mount_disk(dir: &Path, root: &Path, size_bytes: u64) -> Result<()> {
+    let (image, disk) = (dir.join("disk.img"), dir.join("disk"));
+    FileSystem::Ext4.make(&image, size_bytes)?;
+    fs::create_dir_all(&disk)?;
+    run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&disk))?;
+    for path in ON_DISK.map(|path| path.trim_start_matches('/')) {
+        fs::create_dir_all(disk.join(path))?;
+        run(Command::new("mount").arg("--bind").arg(disk.join(path)).arg(root.join(path)))?;
+    }
     Ok(())
 }

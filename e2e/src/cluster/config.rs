@@ -2,7 +2,7 @@
 
 use crate::containerd::Release;
 
-use super::layout::{Place, pod_subnet};
+use super::layout::{Layout, Place, disk_bytes, pod_subnet};
 
 /// The image of the process that holds a pod's namespaces. It is made here, so it has a name that no registry knows.
 pub(super) const SANDBOX_IMAGE: &str = "kuik.test/sandbox:1";
@@ -57,8 +57,25 @@ pub(super) fn cni(number: u8) -> String {
     )
 }
 
-/// The kubelet's. Disks of test machines are full in every sense but the one that matters: nothing is evicted, no image collected.
-pub(super) fn kubelet(cgroup: &str) -> String {
+/// The kubelet's of a node on the machine's disk. Disks of test machines are full in every sense but the one that matters: nothing is
+/// evicted, no image collected.
+const MACHINE_DISK: &str = r#"evictionHard: { nodefs.available: "1%", imagefs.available: "1%", nodefs.inodesFree: "1%" }
+imageGCHighThresholdPercent: 100
+"#;
+
+/// The kubelet's of a node on a disk of its own: the thresholds are those that it has by itself, and it acts on them at once. It looks for
+/// room to make every 10 s (`imagefs.available`), and every 5 minutes (`imageGCHighThresholdPercent`): that cannot be set.
+const OWN_DISK: &str = r#"evictionHard: { nodefs.available: "10%", imagefs.available: "15%", nodefs.inodesFree: "5%" }
+evictionPressureTransitionPeriod: 5s
+imageGCHighThresholdPercent: 85
+imageGCLowThresholdPercent: 80
+imageMinimumGCAge: 1s
+syncFrequency: 10s
+"#;
+
+/// The kubelet's.
+pub(super) fn kubelet(layout: &Layout, node: Place) -> String {
+    let (cgroup, disk) = (layout.name(node), if disk_bytes(node).is_some() { OWN_DISK } else { MACHINE_DISK });
     format!(
         r#"apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -68,14 +85,12 @@ cgroupDriver: cgroupfs
 cgroupRoot: /{cgroup}
 containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 enforceNodeAllocatable: []
-evictionHard: {{ nodefs.available: "1%", imagefs.available: "1%", nodefs.inodesFree: "1%" }}
 failCgroupV1: false
 failSwapOn: false
-imageGCHighThresholdPercent: 100
 registerWithTaints: []
 resolvConf: /etc/resolv.conf
 volumePluginDir: /var/lib/kubelet/volume-plugins
-"#
+{disk}"#
     )
 }
 

@@ -9,7 +9,8 @@
 //!
 //! A node is a network namespace, a mount namespace with its own `/etc/containerd`, `/var/lib/containerd`, `/var/lib/kubelet`,
 //! `/var/lib/kuik`, `/var/log` and the like, and a cgroup. All of a cluster is in one folder, and its names begin with one prefix:
-//! two clusters do not meet if both differ. There is no cluster DNS, and nothing reaches the machine's own network.
+//! two clusters do not meet if both differ. There is no cluster DNS, and nothing reaches the machine's own network. Images, pods and
+//! cache of node3 are on a small file system of their own, and its kubelet acts when that fills up; the others share the machine's disk.
 //!
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {

@@ -7,9 +7,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-use super::sha256;
+use super::{Content, sha256};
 use crate::process::run;
 use crate::tools;
+
+const TAR_BLOCK_BYTES: usize = 512;
 
 /// How a layer is packed.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +43,28 @@ impl Layer {
         let diff_id = sha256(&fs::read(&archive)?);
         Ok(Self { packed: compress(&archive, compression)?, diff_id })
     }
+}
+
+/// A layer that is an archive of one file, not packed, so that its digest is its `diff_id` too. Nothing in it can be run.
+pub fn plain_layer(marker: &str, file_bytes: usize) -> Content {
+    let mut archive = header(marker, file_bytes);
+    archive.extend(noise(marker, file_bytes));
+    archive.resize(archive.len().next_multiple_of(TAR_BLOCK_BYTES) + 2 * TAR_BLOCK_BYTES, 0);
+    Content::new("application/vnd.oci.image.layer.v1.tar", archive)
+}
+
+/// The header of a file in a tar archive (ustar).
+fn header(name: &str, size_bytes: usize) -> Vec<u8> {
+    let mut header = vec![0; TAR_BLOCK_BYTES];
+    let size = format!("{size_bytes:011o}");
+    // The sum is made as if its own place held blanks.
+    let fields = [(0, name), (100, "0000644"), (108, "0000000"), (116, "0000000"), (124, &size), (136, "00000000000"), (148, "        ")];
+    for (at, text) in fields.into_iter().chain([(156, "0"), (257, "ustar"), (263, "00")]) {
+        header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    }
+    let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
 }
 
 /// Packs `root` so that equal content gives equal bytes.

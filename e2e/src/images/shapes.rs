@@ -43,6 +43,18 @@ pub fn big(marker: &str, layer_bytes: usize) -> Result<Image> {
     Ok(image(this_architecture(), &layer, OCI_MANIFEST, OCI_CONFIG, media_type))
 }
 
+/// An OCI image of these layers, of [`super::plain_layer`]. It can be pulled, and not run.
+pub fn layered(marker: &str, layers: &[Content]) -> Image {
+    let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.digest.as_str()).collect();
+    let config = json!({
+        "architecture": this_architecture(),
+        "os": "linux",
+        "config": { "Cmd": [marker] },
+        "rootfs": { "type": "layers", "diff_ids": diff_ids },
+    });
+    assemble(Content::new(OCI_CONFIG, config.to_string().into_bytes()), layers.to_vec(), OCI_MANIFEST)
+}
+
 /// As [`oci`], in Docker's format (schema 2).
 pub fn docker(marker: &str) -> Result<Image> {
     let layer = Layer::new(marker, 0, Compression::Gzip)?;
@@ -114,7 +126,7 @@ fn refer(artifact_type: &str, marker: &str, subject: Option<&Content>) -> Image 
 fn attestation(marker: &str) -> Image {
     let blob = Content::new("application/vnd.in-toto+json", json!({ "about": marker }).to_string().into_bytes());
     let config = json!({ "architecture": "unknown", "os": "unknown", "rootfs": { "type": "layers", "diff_ids": [blob.digest] } });
-    assemble(Content::new(OCI_CONFIG, config.to_string().into_bytes()), blob, OCI_MANIFEST)
+    assemble(Content::new(OCI_CONFIG, config.to_string().into_bytes()), vec![blob], OCI_MANIFEST)
 }
 
 fn for_architecture(marker: &str, architecture: &str) -> Result<Image> {
@@ -136,18 +148,18 @@ fn image_running(command: &[&str], architecture: &str, layer: &Layer, manifest_t
         "history": [{ "created_by": "kuik-e2e" }],
     });
     let config = Content::new(config_type, config.to_string().into_bytes());
-    assemble(config, Content::new(layer_type, layer.packed.clone()), manifest_type)
+    assemble(config, vec![Content::new(layer_type, layer.packed.clone())], manifest_type)
 }
 
-fn assemble(config: Content, layer: Content, manifest_type: &str) -> Image {
+fn assemble(config: Content, layers: Vec<Content>, manifest_type: &str) -> Image {
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": manifest_type,
         "config": config.descriptor(),
-        "layers": [layer.descriptor()],
+        "layers": layers.iter().map(Content::descriptor).collect::<Vec<_>>(),
     });
     let manifest = Content::new(manifest_type, manifest.to_string().into_bytes());
-    Image { blobs: vec![config, layer], manifests: vec![manifest] }
+    Image { blobs: std::iter::once(config).chain(layers).collect(), manifests: vec![manifest] }
 }
 
 fn platform(manifest: &Content, os: &str, architecture: &str) -> Value {

@@ -1,6 +1,7 @@
 //! What a failed test leaves behind for who has to find out why.
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
 
@@ -10,8 +11,16 @@ use super::Kube;
 const OURS: &str = "kube-image-keeper/";
 const LOG_LINES: &str = "--tail=200";
 
+static DUMPS: AtomicUsize = AtomicUsize::new(0);
+
+/// How often [`dump`] was called, so that a failure is not told twice.
+pub fn dumps() -> usize {
+    DUMPS.load(Ordering::Relaxed)
+}
+
 /// Writes all pods, what is known about those of this namespace, its events, our objects, and the logs of our own components.
 pub fn dump(kube: &Kube, namespace: &str, to: &mut impl Write) -> io::Result<()> {
+    DUMPS.fetch_add(1, Ordering::Relaxed);
     let mut show = |arguments: &[&str]| {
         writeln!(to, "$ kubectl {}", arguments.join(" "))?;
         match kube.kubectl(arguments) {

@@ -32,7 +32,7 @@ mod helm;
 mod manifests;
 mod namespace;
 
-pub use dump::dump;
+pub use dump::{dump, dumps};
 pub use helm::Helm;
 pub use manifests::{deployment, pod};
 pub use namespace::{Namespace, with_temp_ns};

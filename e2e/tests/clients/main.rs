@@ -11,3 +11,4 @@ mod oras;
 mod podman;
 mod setup;
 mod skopeo;
+mod soak;

@@ -8,12 +8,14 @@ use serde_json::json;
 
 use crate::env::Env;
 use crate::kuik::{Kuik, NAMESPACE, STATUS_LIMIT};
-use crate::webhook::{admissions_until, webhooks};
+use crate::webhook::{admissions_until, default_timeout, webhooks};
 
 /// Certificates of a minute's life are renewed twice during a loop of creations: each pod is rewritten, and no webhook is restarted.
 pub(crate) fn a_rotation_misses_no_pod(env: &Env) -> Result<()> {
     let kuik = Kuik::installed(env)?;
-    kuik.install(&json!({ "controllers": { "webhook": { "certificates": { "lifetime": "1m" } } } }))?;
+    let mut values = default_timeout();
+    values["controllers"]["webhook"]["certificates"] = json!({ "lifetime": "1m" });
+    kuik.install(&values)?;
     let certificate = || {
         let secret = kuik.kube.json(&["get", "secret", "-n", NAMESPACE, "kube-image-keeper-tls"])?;
         Ok::<_, anyhow::Error>(secret["data"]["tls.crt"].as_str().unwrap_or_default().to_owned())

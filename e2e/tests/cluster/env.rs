@@ -19,6 +19,8 @@ const NODES: u8 = 3;
 
 /// Names the kubeconfig of somebody else's cluster.
 const KUBECONFIG: &str = "KUIK_E2E_KUBECONFIG";
+/// `host:port` of the registry that tests push to where only the API is reached: over plain HTTP, by the same name from here and from nodes.
+const REGISTRY: &str = "KUIK_E2E_REGISTRY";
 /// Names the folder of a cluster that is kept, such as that of `make cluster-up`.
 const KEPT: &str = "KUIK_E2E_CLUSTER";
 
@@ -57,6 +59,14 @@ impl Env {
     /// Whether there are machines to handle, and not only an API.
     pub(crate) fn has_machines(&self) -> Result<bool> {
         Ok(self.ready()?.cluster.is_some())
+    }
+
+    /// `host:port` of the registry that tests push to. Without one such a test is skipped.
+    pub(crate) fn registry(&self) -> Result<String> {
+        if let Some(cluster) = &self.ready()?.cluster {
+            return Ok(cluster.upstream().host());
+        }
+        Ok(std::env::var(REGISTRY).map_err(|_| Skipped(format!("it pushes images, and {REGISTRY} names no registry for them")))?)
     }
 
     /// Takes down what was started here.

@@ -6,11 +6,13 @@ use kuik_e2e::kube::with_temp_ns;
 use serde_json::{Value, json};
 
 use crate::env::Env;
-use crate::kuik::{Kuik, STATUS_LIMIT, copies, name_of, repository_of_this_run, run_rewritten};
+use crate::kuik::{Kuik, STATUS_LIMIT, copies, name_of, run_rewritten};
 
 /// Unused for the delay: gone from the API and from the node's disk. Used again in time, or retained: kept.
 pub(crate) fn what_is_unused_expires_unless_used_again_or_retained(env: &Env) -> Result<()> {
-    let kuik = Kuik::installed(env)?;
+    let kuik = Kuik::here(env)?;
+    // On somebody else's cluster it would delete what is theirs.
+    kuik.cluster()?;
     kuik.install(&json!({ "cachedImagesExpiryDelay": "60s" }))?;
     let [gone, again, retained] = ["gone", "again", "retained"].map(|name| {
         let content = images::oci(&format!("to be {name}"))?;
@@ -60,6 +62,7 @@ fn expires(object: &Value) -> Result<()> {
 /// A `CachedImage` made by hand, by any name, is renamed as kuik did, and kept by two nodes although no pod uses it.
 pub(crate) fn an_image_asked_for_by_hand_is_kept_by_two_nodes(env: &Env) -> Result<()> {
     let kuik = Kuik::installed(env)?;
+    kuik.node(2)?;
     let image = kuik.push("by-hand/app", "1", &images::multi_arch("fetched before anybody asks")?)?;
     let name = format!("by-hand-{}", name_of(&image)?.len());
     let object = json!({ "apiVersion": "kuik.enix.io/v1alpha1", "kind": "CachedImage", "metadata": { "name": name }, "spec": { "sourceImage": image } });
@@ -73,8 +76,8 @@ pub(crate) fn an_image_asked_for_by_hand_is_kept_by_two_nodes(env: &Env) -> Resu
     ensure!(wrong.is_empty(), "{wrong} should have been renamed");
     kuik.kube.kubectl(&["delete", "cachedimage", &name_of(&image)?])?;
     kuik_e2e::wait::until("the nodes to have deleted what was deleted by hand", STATUS_LIMIT, || {
-        for node in ["node1", "node2", "node3"] {
-            let held = kuik.held(node)?;
+        for node in kuik.nodes()? {
+            let held = kuik.held(&node)?;
             ensure!(!held.contains(&image), "{node} holds {held:?}");
         }
         Ok(Some(()))
@@ -84,12 +87,13 @@ pub(crate) fn an_image_asked_for_by_hand_is_kept_by_two_nodes(env: &Env) -> Resu
 /// The tag moved: `forceUpdate` has the nodes that hold it fetch what it means now.
 pub(crate) fn force_update_follows_a_tag_that_moved(env: &Env) -> Result<()> {
     let kuik = Kuik::installed(env)?;
+    let node = kuik.node(1)?;
     let image = kuik.push("force/app", "1", &images::oci("as it was")?)?;
     let moved = images::oci("as it is")?;
     with_temp_ns(kuik.kube, "force", |ns| {
-        run_rewritten(ns, "node3", "app", &image)?;
-        kuik.wait_cached(&image, &["node3"])?;
-        kuik.upstream()?.push(&repository_of_this_run("force/app"), "1", &moved)?;
+        run_rewritten(ns, &node, "app", &image)?;
+        kuik.wait_cached(&image, &[&node])?;
+        kuik.push("force/app", "1", &moved)?;
         kuik.kube.kubectl(&["annotate", "cachedimage", &name_of(&image)?, "cachedimage.kuik.enix.io/forceUpdate=true"])?;
         let digest = moved.root().digest.trim_start_matches("sha256:");
         kuik.wait_image("refreshed", &image, |object| {
@@ -98,6 +102,6 @@ pub(crate) fn force_update_follows_a_tag_that_moved(env: &Env) -> Result<()> {
             ensure!(annotation.is_null(), "the annotation is still there");
             Ok(())
         })?;
-        kuik.wait_cached(&image, &["node3"]).map(drop)
+        kuik.wait_cached(&image, &[&node]).map(drop)
     })
 }

@@ -92,8 +92,9 @@ pub(crate) fn a_debug_container_is_rewritten(env: &Env) -> Result<()> {
     let kuik = Kuik::installed(env)?;
     let image = kuik.push("debug/app", "1", &images::oci("to be debugged")?)?;
     let tools = kuik.push("debug/tools", "1", &images::running(&["sleep", "600"])?)?;
+    let node = kuik.node(1)?;
     with_temp_ns(kuik.kube, "debug", |ns| {
-        crate::kuik::run_rewritten(ns, "node1", "app", &image)?;
+        crate::kuik::run_rewritten(ns, &node, "app", &image)?;
         ns.kubectl(&[
             "debug",
             "app",
@@ -113,6 +114,6 @@ pub(crate) fn a_debug_container_is_rewritten(env: &Env) -> Result<()> {
             ensure!(status["state"]["running"].is_object(), "{status}");
             Ok(())
         })?;
-        kuik.wait_cached(&tools, &["node1"]).map(drop)
+        kuik.wait_cached(&tools, &[&node]).map(drop)
     })
 }

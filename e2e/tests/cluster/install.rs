@@ -3,14 +3,16 @@
 use anyhow::{Context as _, Result, ensure};
 use kuik_e2e::images;
 use kuik_e2e::kube::with_temp_ns;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::env::Env;
 use crate::kuik::{Kuik, NAMESPACE, STATUS_LIMIT, name_of, repository_root, run_rewritten};
 
-/// One command, and everything is ready: an agent on every node, two webhooks, and a `NodeCache` for every node.
+/// One command without a value, and everything is ready: an agent on every node, two webhooks, and a `NodeCache` for every node.
 pub(crate) fn one_command_makes_everything_ready(env: &Env) -> Result<()> {
-    let kuik = Kuik::installed(env)?;
+    let kuik = Kuik::here(env)?;
+    kuik.cluster()?;
+    kuik.install_anew_without_values()?;
     let agents = kuik.kube.json(&["get", "daemonset", "-n", NAMESPACE, "kube-image-keeper-agent"])?;
     let nodes = kuik.kube.json(&["get", "nodes"])?["items"].as_array().context("a list of nodes")?.len();
     ensure!(agents["status"]["numberReady"] == nodes, "{}", agents["status"]);
@@ -26,20 +28,21 @@ pub(crate) fn one_command_makes_everything_ready(env: &Env) -> Result<()> {
     })?;
     let tested = kuik.helm.run(&["test", "kube-image-keeper", "--timeout", "120s"])?;
     ensure!(tested.contains("Succeeded"), "{tested}");
-    Ok(())
+    kuik.install(&json!({}))
 }
 
 /// A pod's image is rewritten, pulled through the node's agent, and shown as a `CachedImage` that says all there is to know.
 pub(crate) fn a_pod_is_rewritten_starts_and_its_image_is_shown(env: &Env) -> Result<()> {
     let kuik = Kuik::installed(env)?;
     let image = kuik.push("install/app", "1", &images::multi_arch("hello through the agent")?)?;
+    let node = kuik.node(2)?;
     with_temp_ns(kuik.kube, "install", |ns| {
-        let pod = run_rewritten(ns, "node2", "app", &image)?;
+        let pod = run_rewritten(ns, &node, "app", &image)?;
         ensure!(ns.logs("app")?.starts_with("hello through the agent"), "another image runs");
         ensure!(pod["metadata"]["annotations"]["original-image-main"] == image.as_str(), "{}", pod["metadata"]);
         ensure!(pod["metadata"]["labels"]["kuik.enix.io/managed"] == "true", "{}", pod["metadata"]);
 
-        let object = kuik.wait_cached(&image, &["node2"])?;
+        let object = kuik.wait_cached(&image, &[&node])?;
         let status = &object["status"];
         ensure!(object["spec"]["sourceImage"] == image.as_str(), "{object}");
         ensure!(status["usedBy"]["count"] == 1, "{status}");

@@ -7,11 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, ensure};
 use kuik_crd::object_name;
 use kuik_e2e::cluster::{Cluster, Upstream};
-use kuik_e2e::images::Image;
+use kuik_e2e::images::{Destination, Image};
 use kuik_e2e::kube::{Helm, Kube, Namespace, pod};
 use serde_json::{Value, json};
 
 use crate::env::Env;
+use crate::runner::Skipped;
 
 /// The documented names.
 pub(crate) const RELEASE: &str = "kube-image-keeper";
@@ -42,7 +43,7 @@ impl<'a> Kuik<'a> {
     /// The release with the values that every test starts from; installed, or brought back to them, if need be.
     pub(crate) fn installed(env: &'a Env) -> Result<Self> {
         let kuik = Self::here(env)?;
-        if kuik.values_now()? != Some(values()) {
+        if kuik.values_now()? != Some(kuik.values()) {
             kuik.install(&json!({}))?;
         }
         Ok(kuik)
@@ -54,9 +55,18 @@ impl<'a> Kuik<'a> {
         if self.env.has_machines()? {
             import_images(self.cluster()?)?;
         }
-        let mut all = values();
+        let mut all = self.values();
         merge(&mut all, more);
         self.helm.install(&all)?;
+        self.wait_rewriting()
+    }
+
+    /// The release as the README installs it, with no values at all, on a cluster without one.
+    pub(crate) fn install_anew_without_values(&self) -> Result<()> {
+        import_images(self.cluster()?)?;
+        self.helm.uninstall()?;
+        let chart = repository_root().join("chart").display().to_string();
+        self.helm.run(&["install", RELEASE, &chart, "--create-namespace", "--wait", "--timeout", "150s"])?;
         self.wait_rewriting()
     }
 
@@ -84,10 +94,33 @@ impl<'a> Kuik<'a> {
 
     /// Pushes an image to the upstream under a repository that no other run of the tests has used; returns its reference.
     pub(crate) fn push(&self, repository: &str, tag: &str, image: &Image) -> Result<String> {
-        let repository = repository_of_this_run(repository);
-        let upstream = self.upstream()?;
-        upstream.push(&repository, tag, image)?;
-        Ok(upstream.image(&repository, &format!(":{tag}")))
+        let here = repository_of_this_run(repository);
+        if self.env.has_machines()? {
+            self.upstream()?.push(&here, tag, image)?;
+        } else {
+            Destination { host: self.env.registry()?, authorization: None }.push(&here, tag, image)?;
+        }
+        Ok(format!("{}:{tag}", self.repository(repository)?))
+    }
+
+    /// The full name of the repository that [`Kuik::push`] pushes to.
+    pub(crate) fn repository(&self, repository: &str) -> Result<String> {
+        Ok(format!("{}/{}", self.env.registry()?, repository_of_this_run(repository)))
+    }
+
+    /// The names of the nodes, sorted.
+    pub(crate) fn nodes(&self) -> Result<Vec<String>> {
+        let list = self.kube.json(&["get", "nodes", "-l", "kubernetes.io/os=linux"])?;
+        let names = list["items"].as_array().into_iter().flatten().filter_map(|node| node["metadata"]["name"].as_str());
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The name of the first, second or third node, which is `node1`, `node2` or `node3` in a cluster of ours.
+    pub(crate) fn node(&self, number: usize) -> Result<String> {
+        let skipped = || Skipped(format!("it needs {number} nodes"));
+        Ok(self.nodes()?.into_iter().nth(number - 1).ok_or_else(skipped)?)
     }
 
     /// The machines of the cluster; a test that needs them is skipped where only the API is reached.
@@ -95,6 +128,7 @@ impl<'a> Kuik<'a> {
         self.env.cluster()
     }
 
+    /// The registry that [`Kuik::push`] pushes to, for what more can be done with it; such a test is skipped where only the API is reached.
     pub(crate) fn upstream(&self) -> Result<Upstream> {
         Ok(self.cluster()?.upstream())
     }
@@ -152,6 +186,23 @@ impl<'a> Kuik<'a> {
         Ok(whole.filter_map(|image| image["reference"].as_str().map(str::to_owned)).collect())
     }
 
+    /// What all tests start from: an upstream without TLS, and something for the filters to filter.
+    fn values(&self) -> Value {
+        let (key, value) = IGNORED_LABEL;
+        let registries = self.env.registry().map_or_else(|_| json!({}), |host| json!({ host: { "plainHttp": true } }));
+        json!({
+            "registries": registries,
+            // How full the disk of the machine is must not decide what is cached.
+            "agent": { "tags": { "freshFor": "1s" }, "cache": { "minFree": "2%" } },
+            "controllers": { "webhook": {
+                // A machine that is busy with tests may be slow; what is tested is whether reviews are answered at all.
+                "timeoutSeconds": 30,
+                "ignoredNamespaces": [IGNORED_NAMESPACE],
+                "objectSelector": { "matchExpressions": [{ "key": key, "operator": "NotIn", "values": [value] }] },
+            } },
+        })
+    }
+
     fn values_now(&self) -> Result<Option<Value>> {
         let list = self.helm.run(&["list", "--deployed", "--short"])?;
         if !list.lines().any(|name| name == RELEASE) {
@@ -159,21 +210,6 @@ impl<'a> Kuik<'a> {
         }
         Ok(Some(serde_json::from_str(&self.helm.run(&["get", "values", RELEASE, "-o", "json"])?)?))
     }
-}
-
-/// What all tests start from: an upstream without TLS, and something for the filters to filter.
-pub(crate) fn values() -> Value {
-    let (key, value) = IGNORED_LABEL;
-    json!({
-        "registries": { "192.0.2.254:5000": { "plainHttp": true } },
-        "agent": { "tags": { "freshFor": "1s" } },
-        "controllers": { "webhook": {
-            // A machine that is busy with tests may be slow; what is tested is whether reviews are answered at all.
-            "timeoutSeconds": 30,
-            "ignoredNamespaces": [IGNORED_NAMESPACE],
-            "objectSelector": { "matchExpressions": [{ "key": key, "operator": "NotIn", "values": [value] }] },
-        } },
-    })
 }
 
 /// A pod of one container on this node.

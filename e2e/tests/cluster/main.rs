@@ -5,15 +5,18 @@
 
 mod certificates;
 mod digests;
+mod disk;
 mod env;
 mod expiry;
 mod filters;
+mod host_network;
 mod install;
 mod kuik;
 mod migration;
 mod nodes;
 mod outage;
 mod outages;
+mod readme;
 mod runner;
 mod upgrade;
 mod values;
@@ -42,18 +45,27 @@ const TESTS: &[Test] = &[
     ("filters::a_debug_container_is_rewritten", filters::a_debug_container_is_rewritten),
     ("webhook::a_deployment_rolls_to_a_new_tag", webhook::a_deployment_rolls_to_a_new_tag),
     ("digests::digests_are_unchanged", digests::digests_are_unchanged),
+    (
+        "digests::a_platform_s_digest_is_ready_where_its_index_is_held_by_tag",
+        digests::a_platform_s_digest_is_ready_where_its_index_is_held_by_tag,
+    ),
     ("outage::an_image_starts_again_without_its_registry", outage::an_image_starts_again_without_its_registry),
     ("outage::an_image_that_upstream_deleted_starts_and_says_so", outage::an_image_that_upstream_deleted_starts_and_says_so),
     ("outage::an_agent_that_is_deleted_under_load_costs_a_retry", outage::an_agent_that_is_deleted_under_load_costs_a_retry),
     ("outage::pulls_go_on_without_the_api_server", outage::pulls_go_on_without_the_api_server),
     ("expiry::an_image_asked_for_by_hand_is_kept_by_two_nodes", expiry::an_image_asked_for_by_hand_is_kept_by_two_nodes),
     ("expiry::force_update_follows_a_tag_that_moved", expiry::force_update_follows_a_tag_that_moved),
+    ("disk::pulls_fill_a_node_and_its_kubelet_removes_no_image", disk::pulls_fill_a_node_and_its_kubelet_removes_no_image),
+    ("disk::what_holds_the_budget_up_is_named", disk::what_holds_the_budget_up_is_named),
     ("webhook::without_the_webhook_pods_start_unrewritten", webhook::without_the_webhook_pods_start_unrewritten),
+    ("webhook::a_pod_is_admitted_right_after_the_webhook_was_killed", webhook::a_pod_is_admitted_right_after_the_webhook_was_killed),
     ("webhook::a_rollout_of_the_webhook_misses_no_pod", webhook::a_rollout_of_the_webhook_misses_no_pod),
     ("certificates::a_rotation_misses_no_pod", certificates::a_rotation_misses_no_pod),
+    ("host_network::agents_listen_at_loopback_of_both_versions", host_network::agents_listen_at_loopback_of_both_versions),
     ("expiry::what_is_unused_expires_unless_used_again_or_retained", expiry::what_is_unused_expires_unless_used_again_or_retained),
     ("upgrade::upgrade_uninstall_and_install_again_lose_nothing", upgrade::upgrade_uninstall_and_install_again_lose_nothing),
     ("migration::objects_and_pods_of_v1_are_taken_over", migration::objects_and_pods_of_v1_are_taken_over),
+    ("migration::what_kuik_v1_0_left_is_taken_over", migration::what_kuik_v1_0_left_is_taken_over),
 ];
 
 fn main() -> ExitCode {

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, Error, Result, anyhow};
+use kuik_e2e::kube::{dump, dumps};
 
 use crate::env::Env;
 
@@ -88,7 +89,7 @@ fn run(tests: &[Test], options: &Options) -> Result<bool> {
     for (name, test) in &wanted {
         // The cluster's own start is not the first test's time.
         let prepared = env.prepare();
-        let start = Instant::now();
+        let (start, dumps_before) = (Instant::now(), dumps());
         let result = prepared.and_then(|()| catch(|| test(&env)));
         let seconds = start.elapsed().as_secs_f64();
         match result {
@@ -99,6 +100,9 @@ fn run(tests: &[Test], options: &Options) -> Result<bool> {
             }
             Err(error) => {
                 say(&format!("test {name} ... FAILED ({seconds:.1} s)\n{}\n", told(&error)));
+                if dumps() == dumps_before {
+                    show_cluster(&env);
+                }
                 failed.push(*name);
             }
         }
@@ -112,6 +116,14 @@ fn run(tests: &[Test], options: &Options) -> Result<bool> {
     let seconds = start.elapsed().as_secs_f64();
     say(&format!("\ncluster tests: {verdict}. {passed} passed; {} failed; {skipped} skipped; {seconds:.1} s\n", failed.len()));
     Ok(failed.is_empty() && down.is_ok())
+}
+
+/// Shows what may tell why a test failed that had no namespace of its own, or whose failure came outside of it.
+fn show_cluster(env: &Env) {
+    if let Ok(kube) = env.kube() {
+        // There is nowhere left to say that this failed.
+        drop(dump(kube, "default", &mut io::stderr().lock()));
+    }
 }
 
 fn catch(test: impl FnOnce() -> Result<()>) -> Result<()> {

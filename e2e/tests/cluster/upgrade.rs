@@ -8,12 +8,15 @@ use kuik_e2e::kube::with_temp_ns;
 use serde_json::json;
 
 use crate::env::Env;
-use crate::kuik::{Kuik, NAMESPACE, RELEASE, rewritten, run_rewritten};
+use crate::kuik::{Kuik, NAMESPACE, RELEASE, pod_on, rewritten, run_rewritten};
+use crate::readme;
 
 /// An upgrade that changes values takes effect; without a release running pods run on; the next one serves what the last one cached.
 pub(crate) fn upgrade_uninstall_and_install_again_lose_nothing(env: &Env) -> Result<()> {
+    env.cluster()?;
     let kuik = Kuik::installed(env)?;
     let image = kuik.push("upgrade/app", "1", &images::oci("survives the release")?)?;
+    let rewritten = rewritten(&image)?;
     with_temp_ns(kuik.kube, "upgrade", |ns| {
         run_rewritten(ns, "node1", "app", &image)?;
         kuik.wait_cached(&image, &["node1"])?;
@@ -28,9 +31,13 @@ pub(crate) fn upgrade_uninstall_and_install_again_lose_nothing(env: &Env) -> Res
 
         kuik.helm.uninstall()?;
         ns.wait_running("app").context("pods run on without the release")?;
-        let listed = kuik.kube.kubectl(&["get", "pods", "-A", "-o", r#"jsonpath={range .items[?(@.metadata.labels.kuik\.enix\.io/managed=="true")]}{.metadata.namespace}/{.metadata.name}{"\n"}{end}"#])?;
-        ensure!(listed.contains(&format!("{}/app", ns.name())), "{listed}");
-        kuik.cluster()?.node_named("node1")?.remove_image(&rewritten(&image)?)?;
+        let listed = readme::run(kuik.kube, "grep localhost:7439/")?;
+        ensure!(listed.lines().any(|line| line.starts_with(&format!("{}/app ", ns.name())) && line.contains(&rewritten)), "{listed}");
+        ns.apply(&pod_on("node1", "later", &image))?;
+        ns.wait_running("later").context("pods start without the release, from their own registry")?;
+        let listed = readme::run(kuik.kube, "grep localhost:7439/")?;
+        ensure!(!listed.contains(&format!("{}/later ", ns.name())), "{listed}");
+        kuik.cluster()?.node_named("node1")?.remove_image(&rewritten)?;
 
         kuik.upstream()?.stop()?;
         let again = kuik.install(&json!({})).and_then(|()| run_rewritten(ns, "node1", "again", &image));

@@ -6,15 +6,16 @@ use anyhow::{Result, ensure};
 use kuik_e2e::images;
 use kuik_e2e::kube::{deployment, pod, with_temp_ns};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::env::Env;
-use crate::kuik::{Kuik, NAMESPACE, image_of, pod_on, run_rewritten};
+use crate::kuik::{Kuik, NAMESPACE, image_of, pod_on, rewritten, run_rewritten};
 
 /// The webhook is away: pods start as they are. It comes back: they are rewritten again.
 pub(crate) fn without_the_webhook_pods_start_unrewritten(env: &Env) -> Result<()> {
     let kuik = Kuik::installed(env)?;
     let image = kuik.push("webhook/app", "1", &images::oci("with or without")?)?;
+    let node = kuik.node(2)?;
     with_temp_ns(kuik.kube, "webhook", |ns| {
         let scale = |replicas: &str| kuik.kube.kubectl(&["scale", "deployment", "-n", NAMESPACE, "kube-image-keeper-webhook", replicas]);
         scale("--replicas=0")?;
@@ -28,7 +29,7 @@ pub(crate) fn without_the_webhook_pods_start_unrewritten(env: &Env) -> Result<()
             },
         );
         let started = gone.and_then(|()| {
-            ns.apply(&pod_on("node2", "without", &image))?;
+            ns.apply(&pod_on(&node, "without", &image))?;
             ns.wait_running("without")
         });
         scale("--replicas=2")?;
@@ -36,13 +37,38 @@ pub(crate) fn without_the_webhook_pods_start_unrewritten(env: &Env) -> Result<()
         ensure!(image_of(&pod) == image, "it was rewritten by nobody: {}", image_of(&pod));
         kuik.kube.wait_rollout(NAMESPACE, "deployment/kube-image-keeper-webhook", Duration::from_secs(120))?;
         kuik.wait_rewriting()?;
-        run_rewritten(ns, "node2", "with", &image).map(drop)
+        run_rewritten(ns, &node, "with", &image).map(drop)
     })
+}
+
+/// Both replicas are killed without a farewell, and the API server still believes in them: a pod that is created at once is admitted and
+/// runs, rewritten or not, and those created later are rewritten again.
+pub(crate) fn a_pod_is_admitted_right_after_the_webhook_was_killed(env: &Env) -> Result<()> {
+    let kuik = Kuik::installed(env)?;
+    kuik.install(&default_timeout())?;
+    let image = kuik.push("webhook/killed", "1", &images::oci("admitted anyway")?)?;
+    let node = kuik.node(1)?;
+    with_temp_ns(kuik.kube, "killed", |ns| {
+        let component = "app.kubernetes.io/component=webhook";
+        kuik.kube.kubectl(&["delete", "pod", "-n", NAMESPACE, "-l", component, "--grace-period=0", "--force"])?;
+        ns.apply(&pod_on(&node, "at-once", &image))?;
+        let pod = ns.wait_running("at-once")?;
+        ensure!([image.clone(), rewritten(&image)?].contains(&image_of(&pod).to_owned()), "it has the image {}", image_of(&pod));
+        kuik.kube.wait_rollout(NAMESPACE, "deployment/kube-image-keeper-webhook", Duration::from_secs(120))?;
+        kuik.wait_rewriting()?;
+        run_rewritten(ns, &node, "later", &image).map(drop)
+    })
+}
+
+/// The chart's own limit to the time that a review may take, which most tests are more patient than.
+pub(crate) fn default_timeout() -> Value {
+    json!({ "controllers": { "webhook": { "timeoutSeconds": 5 } } })
 }
 
 /// Both replicas of the webhook are rolled while pods are created: each of them is rewritten, and no creation fails.
 pub(crate) fn a_rollout_of_the_webhook_misses_no_pod(env: &Env) -> Result<()> {
     let kuik = Kuik::installed(env)?;
+    kuik.install(&default_timeout())?;
     let old = webhooks(&kuik)?;
     kuik.kube.kubectl(&["rollout", "restart", "-n", NAMESPACE, "deployment/kube-image-keeper-webhook"])?;
     // Until the old ones have answered their last review: they go on for a while after they were told to stop.

@@ -131,6 +131,26 @@ impl Library {
         (0..count).map(make).collect()
     }
 
+    /// Blobs that are written out whole and differ in their tails: real disk, one hash for all.
+    pub(crate) fn filled_blobs(&self, count: u64, size_bytes: u64) -> Result<Vec<Blob>> {
+        let common = fs::read(self.file(&self.random_blob(count, size_bytes)?.hex))?;
+        let (body, tail) = common.split_at_checked(common.len().saturating_sub(8)).context("a blob must have a tail")?;
+        let mut hasher = Sha256::new();
+        hasher.update(body);
+        let make = |number: u64| -> Result<Blob> {
+            let mut tail = tail.to_vec();
+            tail.iter_mut().zip(number.to_le_bytes()).for_each(|(to, from)| *to = from);
+            let mut hasher = hasher.clone();
+            hasher.update(&tail);
+            let hex = hex(&hasher.finalize());
+            let mut file = File::create(self.file(&hex))?;
+            file.write_all(body)?;
+            file.write_all(&tail)?;
+            Ok(Blob { hex, size_bytes })
+        };
+        (0..count).map(make).collect()
+    }
+
     pub(crate) fn bytes_blob(&self, bytes: &[u8]) -> Result<Blob> {
         let hex = hex(&Sha256::digest(bytes));
         fs::write(self.file(&hex), bytes)?;
@@ -194,12 +214,23 @@ impl Library {
 
     /// The same blobs, hard-linked, into an agent's data directory.
     pub(crate) fn lay_out_agent(&self, data: &Path) -> Result<()> {
-        for object in &self.objects {
-            let shard = data.join("blobs/sha256").join(object.hex.get(..2).unwrap_or_default());
-            link(&object.file, &shard.join(&object.hex))?;
+        self.objects.iter().try_for_each(|object| link(&object.file, &agent_blob(data, &object.hex)))
+    }
+
+    /// Moves blobs into an agent's data directory: then they are nowhere else, and deleting them there gives back their room.
+    pub(crate) fn move_to_agent(&self, blobs: &[Blob], data: &Path) -> Result<()> {
+        for blob in blobs {
+            let (from, to) = (self.file(&blob.hex), agent_blob(data, &blob.hex));
+            fs::create_dir_all(to.parent().context("a path here must have a parent")?)?;
+            fs::rename(&from, &to).with_context(|| format!("cannot move {} to {}", from.display(), to.display()))?;
         }
         Ok(())
     }
+}
+
+/// Where an agent keeps a blob.
+fn agent_blob(data: &Path, hex: &str) -> PathBuf {
+    data.join("blobs/sha256").join(hex.get(..2).unwrap_or_default()).join(hex)
 }
 
 /// Where docker-registry and distribution keep a blob.

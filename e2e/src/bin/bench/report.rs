@@ -97,7 +97,7 @@ Ratios are what counts: the machine is small and shared, and its absolute speed 
 
 The contenders, as `e2e/src/bin/bench/contenders/` starts them:
 
-- **agent**: as it comes, no tuning flags;
+- **agent**: as it comes, no tuning flags, but for a budget in the rows that are about one;
 - **nginx-sendfile**, **nginx-buffers**: static files at exact locations, `worker_processes auto`, `access_log off`, `open_file_cache` on, and `sendfile on`, or `sendfile off; output_buffers 2 512k`;
 - **nginx proxy_cache**: `sendfile on`, `proxy_cache_lock on` without a time limit, kept connections to the upstream, `use_temp_path=off`, default buffers (larger ones made no difference);
 - **docker-registry**, **distribution v3**: file system storage, `blobdescriptor: inmemory`, log level `error`, no access log, no tracing; as a cache with `proxy.remoteurl`;

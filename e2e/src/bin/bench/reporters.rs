@@ -26,7 +26,8 @@ use crate::population::node_name;
 const HEARTBEAT: Duration = Duration::from_secs(60);
 /// The first reports come spread over this.
 const FIRST_WITHIN: Duration = Duration::from_secs(10);
-const RETRY: Duration = Duration::from_secs(2);
+/// After the first failure; twice as long after each further one, up to a minute.
+const RETRY: Duration = Duration::from_secs(1);
 /// Reports are at least so far apart.
 const INTERVAL: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -58,6 +59,7 @@ struct Agent {
     boot: String,
     sequence: u64,
     full_wanted: bool,
+    failures: u32,
     due: Instant,
     images: BTreeSet<String>,
     /// As the control API knows them.
@@ -97,8 +99,10 @@ impl Reporters {
             }
         });
         reporters.spawn(|shared, stop| {
-            while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(LOOK_EVERY) {
-                drop(shared.poll_all(stop));
+            let (mut pause, mut failures) = (LOOK_EVERY, 0);
+            while let Err(RecvTimeoutError::Timeout) = stop.recv_timeout(pause) {
+                let all_answered = shared.poll_all(stop).unwrap_or(false);
+                (pause, failures) = if all_answered { (LOOK_EVERY, 0) } else { (retry_after(failures), failures + 1) };
             }
         });
         Ok(reporters)
@@ -167,8 +171,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Two polls of each agent, until all are answered.
-    fn poll_all(&self, stop: &Receiver<()>) -> Result<()> {
+    /// Two polls of each agent, until all have ended; whether all were answered.
+    fn poll_all(&self, stop: &Receiver<()>) -> Result<bool> {
         let mut config = String::new();
         for number in 0..self.agents.len() {
             let (token, etags) = self.with(number, |agent| (agent.token.clone(), agent.etags.clone()));
@@ -179,17 +183,19 @@ impl Shared {
         }
         let most = format!("{}", POLLS.len() * self.agents.len());
         let said = self.curl("polls", &config, &["--parallel", "--parallel-immediate", "--parallel-max", &most], stop)?;
+        let mut all_answered = true;
         for line in said.lines() {
             let mut words = line.split(' ');
             let (number, which, status, etag) = (words.next(), words.next(), words.next(), words.next().unwrap_or_default());
             let numbers = number.and_then(|word| word.parse::<usize>().ok()).zip(which.and_then(|word| word.parse::<usize>().ok()));
             let answered = matches!(status, Some("200" | "304"));
+            all_answered &= answered;
             (if answered { &self.polls } else { &self.failures }).fetch_add(1, Ordering::Relaxed);
             if let Some((number, which)) = numbers.filter(|(number, _)| answered && *number < self.agents.len()) {
                 self.with(number, |agent| agent.etags.iter_mut().skip(which - 1).take(1).for_each(|known| etag.clone_into(known)));
             }
         }
-        Ok(())
+        Ok(all_answered)
     }
 
     /// What every call has, as curl reads it; says `number which status etag` in the end.
@@ -232,7 +238,7 @@ impl Agent {
     fn new(number: usize, token: String, due: Instant, images: BTreeSet<String>) -> Self {
         let boot = format!("bench-{number}");
         let etags = [String::new(), String::new()];
-        Self { number, token, boot, sequence: 0, full_wanted: true, due, images, told: BTreeSet::new(), etags }
+        Self { number, token, boot, sequence: 0, full_wanted: true, failures: 0, due, images, told: BTreeSet::new(), etags }
     }
 
     fn compose(&self) -> Value {
@@ -256,14 +262,20 @@ impl Agent {
     fn answered(&mut self, answer: Option<&Value>) {
         let now = Instant::now();
         let Some(answer) = answer else {
-            self.due = now + RETRY;
+            self.due = now + retry_after(self.failures);
+            self.failures += 1;
             return;
         };
+        self.failures = 0;
         self.sequence += 1;
         self.told.clone_from(&self.images);
         self.full_wanted = answer["fullWanted"] == true;
         self.due = now + if self.full_wanted { INTERVAL } else { HEARTBEAT };
     }
+}
+
+fn retry_after(failures: u32) -> Duration {
+    (RETRY * 2_u32.pow(failures.min(6))).min(HEARTBEAT)
 }
 
 fn held(image: &str, now: u64) -> Value {

@@ -86,6 +86,7 @@ fn container(name: &str, image: &str, app: &str) -> Value {
 /// Makes of a pod what admission makes of it. Every image must name its registry.
 pub(crate) fn rewrite(pod: &mut Value) {
     pod["metadata"]["labels"]["kuik.enix.io/managed"] = "true".into();
+    pod["metadata"]["annotations"]["kuik.enix.io/rewrite-images"] = "true".into();
     for (list, annotation) in LISTS {
         let containers = pod["spec"][list].as_array().cloned().unwrap_or_default();
         for (index, container) in containers.iter().enumerate() {

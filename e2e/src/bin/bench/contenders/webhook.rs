@@ -147,3 +147,16 @@ fn objects() -> Value {
         },
     ] })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_is_summed_over_the_samples_that_have_the_label() {
+        let metrics = "# HELP taken_total Calls.\ntaken_total{who=\"a\"} 3\ntaken_total{who=\"b\"} 4e+00\ntaken_total_since{who=\"a\"} 9\n";
+        assert_eq!(counted(metrics, "taken_total", "who=\"a\""), 3);
+        assert_eq!(counted(metrics, "taken_total", ""), 7);
+        assert_eq!(counted(metrics, "given_total", ""), 0);
+    }
+}

@@ -13,7 +13,7 @@ use crate::control_plane::ControlPlane;
 use crate::lab::Lab;
 use crate::process::Process;
 use crate::report::Report;
-use crate::stats::{float, median, milliseconds};
+use crate::stats::{float, median, milliseconds, percentile};
 use crate::workload::{Images, pod, rewrite};
 
 const REVIEWS_A_SECOND: usize = 1_000;
@@ -212,11 +212,16 @@ fn line(name: &str, bytes: u64, seen: &Seen) -> [String; 7] {
     ]
 }
 
-/// The smallest value that `share` of all are not above.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index of a list")]
-fn percentile(values: &[f64], share: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = (float(sorted.len() as u64) * share).ceil() as usize;
-    sorted.get(at.saturating_sub(1)).copied().unwrap_or(0.0)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_are_no_success_are_errors_and_no_times() {
+        let csv = "response-time,DNS+dialup,DNS,Request-write,Response-delay,Response-read,status-code,offset\n\
+                   0.0012,0.0001,0.0000,0.0000,0.0010,0.0000,200,0.0000\n0.2000,0.0000,0.0000,0.0000,0.1000,0.0000,503,0.0160\n";
+        let seen = read(csv).unwrap();
+        assert_eq!((seen.latencies_ms, seen.refused), (vec![1.2], 1));
+        assert!(read("response-time,status\n").is_err(), "no answer at all");
+    }
 }

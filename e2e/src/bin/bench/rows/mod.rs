@@ -3,6 +3,8 @@
 mod admission;
 mod cold_pull;
 mod controller;
+mod disk;
+mod eviction;
 mod fan_in;
 mod first_byte;
 mod memory;
@@ -27,12 +29,14 @@ pub(crate) enum Row {
     FanIn,
     Memory,
     Start,
+    Disk,
+    Eviction,
     Admission,
     Controller,
 }
 
 impl Row {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::WarmBlob,
         Self::WarmSmall,
         Self::ColdPull,
@@ -40,6 +44,8 @@ impl Row {
         Self::FanIn,
         Self::Memory,
         Self::Start,
+        Self::Disk,
+        Self::Eviction,
         Self::Admission,
         Self::Controller,
     ];
@@ -53,6 +59,8 @@ impl Row {
             Self::FanIn => "fan-in",
             Self::Memory => "memory",
             Self::Start => "start",
+            Self::Disk => "disk",
+            Self::Eviction => "eviction",
             Self::Admission => "admission",
             Self::Controller => "controller",
         }
@@ -67,6 +75,8 @@ impl Row {
             Self::FanIn => "32 clients, one cold blob",
             Self::Memory => "Memory, idle and with 32 cold streams",
             Self::Start => "Start with 100,000 blobs stored",
+            Self::Disk => "Planning and accounting with 100,000 blobs stored",
+            Self::Eviction => "Warm reads while 10 GB are evicted",
             Self::Admission => "Admission, 1,000 reviews a second",
             Self::Controller => "Controller with 10,000 pods and 2,000 images",
         }
@@ -99,6 +109,8 @@ impl Row {
             Self::FanIn => fan_in::measure(lab),
             Self::Memory => memory::measure(lab),
             Self::Start => start::measure(lab),
+            Self::Disk => disk::measure(lab),
+            Self::Eviction => eviction::measure(lab),
             Self::Admission => admission::measure(lab),
             Self::Controller => controller::measure(lab),
         }

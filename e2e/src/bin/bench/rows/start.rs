@@ -17,7 +17,7 @@ use crate::stats::{median, milliseconds, spread};
 use crate::upstream::Upstream;
 
 const ROUNDS: usize = 5;
-const IMAGES: u64 = 1_000;
+pub(super) const IMAGES: u64 = 1_000;
 /// With its config and manifest an image has 100 blobs.
 const LAYERS: u64 = 98;
 const TARGET_MS: f64 = 200.0;
@@ -90,7 +90,7 @@ fn report(seen: &[(&str, Vec<Started>)], images: usize) -> Report {
     report
 }
 
-fn small_images(library: &mut Library, count: u64) -> Result<Vec<Image>> {
+pub(super) fn small_images(library: &mut Library, count: u64) -> Result<Vec<Image>> {
     let mut images = Vec::new();
     for number in 0..count {
         let layer = |layer: u64| library.bytes_blob(format!("layer {layer} of image {number}").as_bytes());
@@ -101,7 +101,7 @@ fn small_images(library: &mut Library, count: u64) -> Result<Vec<Image>> {
 }
 
 /// Has an agent pull all manifests, and puts all blobs beside them.
-fn fill_agent(lab: &Lab, library: &Library, upstream: &Upstream, images: &[Image]) -> Result<Option<PathBuf>> {
+pub(super) fn fill_agent(lab: &Lab, library: &Library, upstream: &Upstream, images: &[Image]) -> Result<Option<PathBuf>> {
     let data = lab.folder("agent")?;
     let Some(agent) = Agent::start(lab, &data, upstream)? else { return Ok(None) };
     let pull_some = |some: &[Image]| -> Result<()> {
