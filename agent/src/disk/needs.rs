@@ -56,7 +56,10 @@ impl Needs {
         let judged = desired.is_some_and(|desired| desired.judged);
         let mut cluster = Cluster { judged, heard_until, ..Cluster::default() };
         for pin in desired.into_iter().flat_map(|desired| &desired.pins) {
-            cluster.by_digest(&pin.image);
+            // Without a reason it is only to be reported; the last copy of what nobody needs may go.
+            if pin.reasons.iter().any(|reason| *reason != PinReason::LastCopy) {
+                cluster.by_digest(&pin.image);
+            }
             cluster.pins.insert(pin.image.clone(), pin.reasons.clone());
         }
         for image in desired.into_iter().flat_map(|desired| &desired.keep) {
@@ -239,6 +242,10 @@ mod tests {
     fn a_pod_that_uses_a_part_by_digest_needs_the_whole() {
         let by_digest = pinned(&format!("docker.io/library/nginx@{}", digest(2)), &[PinReason::UsedElsewhere]);
         assert_eq!(in_cluster(&by_digest, UpstreamStatus::Ok), Err(Hold::Unknown));
+        for nobody in [&[][..], &[PinReason::LastCopy]] {
+            let unused = pinned(&format!("docker.io/library/nginx@{}", digest(2)), nobody);
+            assert_eq!(in_cluster(&unused, UpstreamStatus::Ok), Ok(Need::Nowhere), "{nobody:?}");
+        }
         let elsewhere = pinned(&format!("docker.io/library/other@{}", digest(2)), &[PinReason::UsedElsewhere]);
         assert_eq!(in_cluster(&elsewhere, UpstreamStatus::Ok), Ok(Need::Nowhere));
     }

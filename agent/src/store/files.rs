@@ -70,3 +70,20 @@ pub(super) fn clear_dir(path: &Path) -> usize {
     };
     entries.flatten().filter(|entry| fs::remove_file(entry.path()).is_ok()).count()
 }
+
+/// How many files there are below a directory.
+pub(super) fn count(path: &Path) -> u64 {
+    let mut files = 0;
+    let mut open = vec![path.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => open.push(entry.path()),
+                Ok(_) => files += 1,
+                // It went this moment.
+                Err(_) => {}
+            }
+        }
+    }
+    files
+}

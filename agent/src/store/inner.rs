@@ -14,6 +14,7 @@ use super::account::Account;
 use super::blob::{Blob, Reader};
 use super::changes::Changes;
 use super::error::StoreError;
+use super::files;
 use super::index::{Closed, Index, Table};
 use super::layout::{Layout, digest_key, digest_of_key};
 use super::record::{self, BlobRecord};
@@ -150,12 +151,10 @@ impl Inner {
     /// Sums up what the index knows. Nothing is committed meanwhile, or it would be counted twice or never.
     pub(super) fn sum_up(&self) {
         let _no_commit = self.committing.write().unwrap_or_else(PoisonError::into_inner);
-        let (mut lengths, mut records) = (Vec::new(), 0);
+        let mut lengths = Vec::new();
         self.index.each(Table::Blobs, &mut |_, value| lengths.extend(record::decode::<BlobRecord>(value).map(|record| record.size)));
-        for table in [Table::Manifests, Table::Tags] {
-            self.index.each(table, &mut |_, _| records += 1);
-        }
-        self.account.settle(lengths.into_iter(), records);
+        // The index may know names that the disk has not taken.
+        self.account.settle(lengths.into_iter(), files::count(&self.layout.refs()));
     }
 
     /// Takes a blob out of the index because the directory does not have it.

@@ -120,9 +120,9 @@ impl Store {
     /// None but the runtime's own.
     pub async fn settle(&self) -> Result<(), StoreError> {
         // Nothing is deleted behind the walk's back.
-        let _naming = self.inner.naming.read().await;
+        let naming = self.inner.naming.read().await;
         let inner = Arc::clone(&self.inner);
-        blocking(move || {
+        let walked = blocking(move || {
             // What the index knows already, for those who do not wait for the walk.
             inner.sum_up();
             let closed = inner.closed.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -131,17 +131,25 @@ impl Store {
                 inner.rebuilt.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(blobs = found.blobs, manifests = found.manifests, tags = found.tags, "brought the index up to date");
             }
-            // Before anybody is given room by it.
+            Ok(())
+        })
+        .await;
+        drop(naming);
+        // Nobody writes a record while they are counted; before anybody is given room by the sum.
+        let _naming = self.inner.naming.write().await;
+        let inner = Arc::clone(&self.inner);
+        let summed = blocking(move || {
             inner.sum_up();
             inner.settled.send_replace(true);
             inner.changes.everything();
             Ok(())
-        })
-        .await
-        // Whatever happened, nobody waits for it any longer.
-        .inspect_err(|_| {
-            self.inner.settled.send_replace(true);
-        })
+        });
+        walked
+            .and(summed.await)
+            // Whatever happened, nobody waits for it any longer.
+            .inspect_err(|_| {
+                self.inner.settled.send_replace(true);
+            })
     }
 
     /// Ends when the storage engine of the index fails. Then [`Store::mend`] is due.

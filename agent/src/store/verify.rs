@@ -69,7 +69,7 @@ impl Store {
         self.verify_with(digest, &mut ()).await
     }
 
-    /// The same; `pause` is told of every [`STEP_BYTES`], or less at the end, before the next are read.
+    /// The same; `pause` is told of every MiB, or less at the end, before the next are read.
     ///
     /// # Errors
     /// When the disk fails.

@@ -16,7 +16,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use anyhow::{Context as _, Error, Result};
 use kuik_e2e::agent::Agent;
@@ -42,6 +42,8 @@ const DISK_BYTES: u64 = 320 * MIB;
 const PULLS: usize = 334;
 /// One of the containerds asks for layers in parts of this size.
 const PART_BYTES: usize = 256 << 10;
+/// The same workload each time, unless another is asked for; what meets what differs all the same.
+const SEED: u64 = 20_261_126;
 const GRACE_SECONDS: u64 = 2;
 
 #[test]
@@ -61,8 +63,7 @@ fn a_budget_holds_on_tmpfs_whatever_happens() -> Result<()> {
 
 fn soak(kind: FileSystem) -> Result<()> {
     let pulls = setting("KUIK_SOAK_PULLS", PULLS)?;
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).context("read the clock")?;
-    let seed = setting("KUIK_SOAK_SEED", u64::from(since_1970.subsec_nanos()))?;
+    let seed = setting("KUIK_SOAK_SEED", SEED)?;
     say(&format!("soak of {}: {pulls} pulls, KUIK_SOAK_SEED={seed}", kind.name()));
     let outcome = run(kind, pulls, seed);
     outcome.with_context(|| format!("the soak of {} with KUIK_SOAK_PULLS={pulls} KUIK_SOAK_SEED={seed}", kind.name()))

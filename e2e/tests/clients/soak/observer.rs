@@ -7,7 +7,7 @@ use kuik_e2e::metrics::Metrics;
 
 use super::pulls::Course;
 
-const LOOK_EVERY: Duration = Duration::from_millis(25);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What was seen.
 #[derive(Debug, Default)]
