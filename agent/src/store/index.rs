@@ -391,8 +391,9 @@ mod tests {
 
     #[test]
     fn an_engine_that_fails_or_panics_is_noted_and_can_be_replaced() {
-        let dir = tempfile::tempdir().unwrap();
         for failure in [|| Err(sled::Error::ReportableBug("as a test wants".to_owned())), || panic!("as a test wants")] {
+            // The engine may let go of a directory a moment late.
+            let dir = tempfile::tempdir().unwrap();
             let index = Index::open(dir.path()).unwrap();
             index.put(Table::Tags, b"a\0x", b"1".to_vec());
             assert!(!*index.watch_broken().borrow());

@@ -212,21 +212,26 @@ impl Store {
     /// Every tag and every manifest that some repository has.
     #[must_use]
     pub fn catalogue(&self) -> Catalogue {
-        let split = |key: &[u8]| {
-            let zero = key.iter().position(|byte| *byte == 0)?;
-            let repository = Repository::from_path(std::str::from_utf8(&key[..zero]).ok()?).ok()?;
-            Some((repository, key[zero + 1..].to_vec()))
-        };
-        let tags = self.inner.index.scan(Table::Tags, b"").into_iter().filter_map(|(key, value)| {
-            let (repository, tag) = split(&key)?;
-            Some((repository, std::str::from_utf8(&tag).ok()?.parse().ok()?, decode(&value)?))
-        });
-        let manifests = self.inner.index.scan(Table::Manifests, b"").into_iter().filter_map(|(key, value)| {
-            let (repository, digest) = split(&key)?;
-            Some((repository, digest_of_key(&digest)?, decode(&value)?))
-        });
-        Catalogue { tags: tags.collect(), manifests: manifests.collect() }
+        catalogue(&self.inner)
     }
+}
+
+/// Every tag and every manifest that the index knows.
+pub(super) fn catalogue(inner: &Inner) -> Catalogue {
+    let split = |key: &[u8]| {
+        let zero = key.iter().position(|byte| *byte == 0)?;
+        let repository = Repository::from_path(std::str::from_utf8(&key[..zero]).ok()?).ok()?;
+        Some((repository, key[zero + 1..].to_vec()))
+    };
+    let tags = inner.index.scan(Table::Tags, b"").into_iter().filter_map(|(key, value)| {
+        let (repository, tag) = split(&key)?;
+        Some((repository, std::str::from_utf8(&tag).ok()?.parse().ok()?, decode(&value)?))
+    });
+    let manifests = inner.index.scan(Table::Manifests, b"").into_iter().filter_map(|(key, value)| {
+        let (repository, digest) = split(&key)?;
+        Some((repository, digest_of_key(&digest)?, decode(&value)?))
+    });
+    Catalogue { tags: tags.collect(), manifests: manifests.collect() }
 }
 
 /// What the store knows by name.

@@ -126,19 +126,24 @@ impl Store {
             // What the index knows already, for those who do not wait for the walk.
             inner.sum_up();
             let closed = inner.closed.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if !closed.is_some_and(|closed| inner.index.is_as_closed(&closed)) {
+            let is_due = !closed.is_some_and(|closed| inner.index.is_as_closed(&closed));
+            if is_due {
                 let found = recover::reindex(&inner);
                 inner.rebuilt.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(blobs = found.blobs, manifests = found.manifests, tags = found.tags, "brought the index up to date");
             }
-            Ok(())
+            Ok(is_due)
         })
         .await;
         drop(naming);
         // Nobody writes a record while they are counted; before anybody is given room by the sum.
         let _naming = self.inner.naming.write().await;
         let inner = Arc::clone(&self.inner);
+        let has_walked = walked.as_ref().is_ok_and(|walked| *walked);
         let summed = blocking(move || {
+            if has_walked {
+                recover::prune(&inner);
+            }
             inner.sum_up();
             inner.settled.send_replace(true);
             inner.changes.everything();

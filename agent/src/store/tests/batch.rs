@@ -173,6 +173,25 @@ async fn what_cannot_be_deleted_is_known_again() {
 }
 
 #[tokio::test]
+async fn an_index_that_was_left_behind_forgets_what_has_gone_since() {
+    let (dir, store) = mk_store().await;
+    put_image(&store, "a.b/app", "1", &["layer"]).await;
+    let two = put_image(&store, "a.b/app", "2", &["second"]).await;
+    drop(store);
+    let aside = tempfile::tempdir().unwrap();
+    copy(&dir.path().join("index"), &aside.path().join("index"));
+    let store = open_store(dir.path()).await;
+    assert!(matches!(remove(&store, "a.b/app", &tag("1")).await, Removal::Removed { .. }));
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    copy(&aside.path().join("index"), &dir.path().join("index"));
+    let store = open_store(dir.path()).await;
+    check_sound(&store, dir.path()).await;
+    assert_eq!(store.tags(&repository("a.b/app")), ["2"]);
+    assert_eq!(blobs_on_disk(dir.path()), [two, digest_of(b"second")].into());
+}
+
+#[tokio::test]
 async fn what_a_crash_left_of_a_deletion_is_found() {
     let (dir, store) = mk_store().await;
     put_image(&store, "a.b/app", "1", &["layer"]).await;
