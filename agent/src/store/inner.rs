@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -47,6 +47,8 @@ pub(super) struct Inner {
     pub(super) committing: RwLock<()>,
     /// Deletions under way: the index may have forgotten what is still there.
     pub(super) deleting: AtomicU64,
+    /// The index names what the disk refused.
+    pub(super) is_ahead: AtomicBool,
     pub(super) _lock: Option<File>,
 }
 

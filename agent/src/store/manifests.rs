@@ -7,6 +7,7 @@ use super::record::{LinkRecord, ManifestRecord, TagRecord, UpstreamStatus, decod
 use super::{Inner, Store, refs, writer::Writer};
 use crate::oci::{Digest, Manifest, Repository, Tag, is_manifest_type};
 use bytes::Bytes;
+use std::sync::atomic::Ordering;
 
 /// Enters a manifest and everything that it references into the index.
 pub(super) fn index(inner: &Inner, repository: &Repository, digest: &Digest, record: &ManifestRecord, manifest: &Manifest) {
@@ -71,6 +72,21 @@ impl Store {
         &self,
         repository: Repository,
         digest: Digest,
+        media_type: String,
+        bytes: Bytes,
+        tag: Option<(Tag, TagRecord)>,
+        used: u64,
+    ) -> Result<(), StoreError> {
+        let written = self.write_manifest((repository, digest), media_type, bytes, tag, used).await;
+        if written.is_err() {
+            self.inner.is_ahead.store(true, Ordering::SeqCst);
+        }
+        written
+    }
+
+    async fn write_manifest(
+        &self,
+        (repository, digest): (Repository, Digest),
         media_type: String,
         bytes: Bytes,
         tag: Option<(Tag, TagRecord)>,

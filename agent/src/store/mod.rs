@@ -19,6 +19,7 @@ mod layout;
 mod manifests;
 mod notes;
 mod open;
+mod prune;
 mod record;
 mod recover;
 mod refs;
@@ -33,7 +34,7 @@ mod writer;
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -109,6 +110,7 @@ impl Store {
             naming: tokio::sync::RwLock::default(),
             committing: RwLock::default(),
             deleting: AtomicU64::new(0),
+            is_ahead: AtomicBool::new(false),
             _lock: opened.lock,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -142,7 +144,7 @@ impl Store {
         let has_walked = walked.as_ref().is_ok_and(|walked| *walked);
         let summed = blocking(move || {
             if has_walked {
-                recover::prune(&inner);
+                prune::prune(&inner);
             }
             inner.sum_up();
             inner.settled.send_replace(true);
@@ -300,8 +302,9 @@ impl Store {
     /// The last thing before the process ends: writes everything out and says so, that the next start need not walk the directory.
     pub fn close(&self) {
         self.flush_use_times();
-        // Where files are still to be deleted that the index has forgotten, a walk has to find them.
-        let is_as_it_says = || *self.inner.settled.borrow() && self.inner.deleting.load(Ordering::SeqCst) == 0;
+        // Where files are still to be deleted that the index has forgotten, or the index names what is not on disk, a walk has to see to it.
+        let Inner { settled, deleting, is_ahead, .. } = &*self.inner;
+        let is_as_it_says = || *settled.borrow() && deleting.load(Ordering::SeqCst) == 0 && !is_ahead.load(Ordering::SeqCst);
         let Some(closed) = self.inner.index.close().filter(|_| is_as_it_says()) else {
             return;
         };

@@ -6,7 +6,6 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::PoisonError;
 
 use super::index::Table;
 use super::layout::{self, digest_key, in_repository};
@@ -21,29 +20,6 @@ pub(super) struct Found {
     pub(super) blobs: usize,
     pub(super) manifests: usize,
     pub(super) tags: usize,
-}
-
-/// Takes out of the index what the directory has not: an index that was left behind while another was kept in memory knows what has gone
-/// since. Nobody names a manifest meanwhile. Blocks.
-pub(super) fn prune(inner: &Inner) {
-    for digest in inner.committed() {
-        let _no_commit = inner.committing.write().unwrap_or_else(PoisonError::into_inner);
-        if !inner.layout.blob(&digest).exists() {
-            inner.forget_blob(&digest);
-        }
-    }
-    let gone = |path: std::path::PathBuf, digest: &Digest| !path.exists() && !inner.layout.blob(digest).exists();
-    let catalogue = manifests::catalogue(inner);
-    for (repository, tag, record) in &catalogue.tags {
-        if gone(inner.layout.tag(repository, tag), &record.digest) {
-            inner.index.remove(Table::Tags, &in_repository(repository, tag.as_str().as_bytes()));
-        }
-    }
-    for (repository, digest, _) in &catalogue.manifests {
-        if gone(inner.layout.manifest(repository, digest), digest) {
-            inner.index.remove(Table::Manifests, &in_repository(repository, &digest_key(digest)));
-        }
-    }
 }
 
 /// Adds to the index what the directory has and it lacks. Blocks.

@@ -236,7 +236,7 @@ impl Inner {
         touched.or_else(|| self.blob_record(digest).map(|record| record.used)).unwrap_or(0)
     }
 
-    fn manifests_of(&self, repository: &Repository) -> BTreeSet<Digest> {
+    pub(super) fn manifests_of(&self, repository: &Repository) -> BTreeSet<Digest> {
         let prefix = repository_prefix(repository);
         let rows = self.index.scan(Table::Manifests, &prefix);
         rows.into_iter().filter_map(|(key, _)| digest_of_key(&key[prefix.len()..])).collect()

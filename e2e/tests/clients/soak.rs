@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Instant;
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Error, Result, anyhow};
 use kuik_e2e::agent::Agent;
 use kuik_e2e::containerd::{Containerd, Release};
 use kuik_e2e::disk::{Disk, FileSystem};
@@ -79,7 +79,8 @@ fn run(kind: FileSystem, pulls: usize, seed: u64) -> Result<()> {
     let mut stage = Stage::start(&registry, disk)?;
     let outcome = pulls::run(&mut stage, &library, &schedule, &registry)?;
     let summary = Summary { kind, pulls, seed, library: &library, schedule: &schedule, outcome: &outcome, sent: registry.sent()? };
-    let audited = audit::audit(&mut stage, &library, &mut registry).map_err(|error| error.context(stage.agent.server().log_tail()))?;
+    let audited =
+        audit::audit(&mut stage, &library, &mut registry).map_err(|error| anyhow!("{error:#}; {}", stage.agent.server().log_tail()))?;
     say(&format!("{summary}; {audited}; {:.0} s", start.elapsed().as_secs_f64()));
     Ok(())
 }

@@ -192,6 +192,56 @@ async fn an_index_that_was_left_behind_forgets_what_has_gone_since() {
 }
 
 #[tokio::test]
+async fn what_the_disk_refused_keeps_nothing_from_going_after_a_restart() {
+    let (dir, store) = mk_store().await;
+    let whole = put_image(&store, "a.b/app", "1", &["named"]).await;
+    put_blob(&store, b"stray").await;
+    put_blob(&store, b"served").await;
+    let app = repository("a.b/app");
+    store.put_link(&app, &digest_of(b"served"), Some(6));
+    // A manifest that is in memory only, and the tag that it came by.
+    let bytes = manifest_of(&["stray"]);
+    let manifest = Manifest::parse(&bytes).unwrap();
+    let refused = digest_of(&bytes);
+    store.remember_manifest(&app, &refused, MANIFEST, &Bytes::from(bytes), &manifest);
+    store.remember_tag(&app, &"2".parse().unwrap(), &TagRecord { digest: refused, ..store.tag(&app, &"1".parse().unwrap()).unwrap() });
+    assert_eq!(store.sweep(u64::MAX).await.unwrap().blobs, 1, "memory has the manifest");
+    drop(store);
+    let store = open_store(dir.path()).await;
+    assert_eq!(store.tags(&app), ["1"]);
+    assert_eq!(store.sweep(u64::MAX).await.unwrap().blobs, 1, "it is gone, and its layer with it");
+    assert_eq!(blobs_on_disk(dir.path()), [whole, digest_of(b"named")].into());
+    check_sound(&store, dir.path()).await;
+}
+
+#[tokio::test]
+async fn records_that_the_disk_refused_are_written_at_the_next_start() {
+    let (dir, store) = mk_store().await;
+    put_image(&store, "a.b/app", "1", &["layer"]).await;
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("refs")).unwrap();
+    let store = open_store(dir.path()).await;
+    assert_eq!(store.sweep(u64::MAX).await.unwrap(), Orphans::default());
+    check_sound(&store, dir.path()).await;
+    drop(store);
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    assert_eq!(open_store(dir.path()).await.tags(&repository("a.b/app")), ["1"]);
+}
+
+#[tokio::test]
+async fn an_orderly_end_after_a_refusal_has_the_next_start_look() {
+    let (dir, store) = mk_store().await;
+    // Manifests may pass the limit by 1 MiB.
+    let bytes = Bytes::from(vec![b' '; 2 << 20]);
+    store.set_limit(1, 1);
+    let refused = store.persist_manifest(repository("a.b/app"), digest_of(&bytes), MANIFEST.to_owned(), bytes, None, 0).await;
+    assert!(matches!(refused, Err(StoreError::NoRoom { .. })), "{refused:?}");
+    store.close();
+    drop(store);
+    assert_eq!(open_store(dir.path()).await.usage().index_rebuilds, 1);
+}
+
+#[tokio::test]
 async fn what_a_crash_left_of_a_deletion_is_found() {
     let (dir, store) = mk_store().await;
     put_image(&store, "a.b/app", "1", &["layer"]).await;

@@ -93,7 +93,8 @@ const INTRODUCTION: &str = "\
 Written by `make bench` (`bench --help` says how to measure one row again); not by hand.
 All contenders of a row run side by side in one run on one machine, their rounds interleaved and turned by one each round; figures are medians, with the lowest and the highest in brackets.
 Ratios are what counts: the machine is small and shared, and its absolute speed moves from hour to hour.
-`load` is the one-minute load average when the row began: well above 0.5 means that somebody else was at work.
+`load` is the one-minute load average when the row began; the row before it shows there too. Of the first row, more than 0.5 means that somebody else was at work.
+Under each table is what was done, with the commands where a program of its own puts the load on; everything else is in `e2e/src/bin/bench/rows/`, a file a row.
 
 The contenders, as `e2e/src/bin/bench/contenders/` starts them:
 

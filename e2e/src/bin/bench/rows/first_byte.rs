@@ -6,7 +6,7 @@ use crate::contenders::{Cold, Server, pull};
 use crate::lab::Lab;
 use crate::library::{Image, Library};
 use crate::report::Report;
-use crate::stats::{MIB, median, milliseconds, turn};
+use crate::stats::{MIB, median, milliseconds, spread, turn};
 use crate::upstream::Upstream;
 
 const IMAGES: u64 = 60;
@@ -28,10 +28,10 @@ pub(super) fn measure(lab: &Lab) -> Result<Report> {
     let (direct, through) = pulls(&upstream, &images, &servers)?;
     let base = median(&direct);
     let mut report = Report::table(&["way", "first byte, ms", "added, ms"]);
-    report.line(["direct".to_owned(), format!("{base:.2}"), "0".to_owned()]);
+    report.line(["direct".to_owned(), cell(&direct), "0".to_owned()]);
     for ((cold, server), seen) in servers.iter().zip(&through) {
         let added = median(seen) - base;
-        report.line([server.name.to_owned(), format!("{:.2}", median(seen)), format!("{added:.2}")]);
+        report.line([server.name.to_owned(), cell(seen), format!("{added:.2}")]);
         if *cold == Cold::Agent {
             report.check("first byte of a cold pull", format!("+ {added:.2} ms"), "≤ + 2 ms", added <= TARGET_MS);
         }
@@ -40,6 +40,11 @@ pub(super) fn measure(lab: &Lab) -> Result<Report> {
         "median of {count} images that the contender has never seen, one after the other; from connect (a new connection for each) over the manifest by tag to the first byte of a layer of 1 MiB"
     ));
     Ok(report)
+}
+
+fn cell(seen: &[f64]) -> String {
+    let (low, high) = spread(seen);
+    format!("{:.2} ({low:.2}–{high:.2})", median(seen))
 }
 
 /// Milliseconds to the first byte, directly and through each, for each image.

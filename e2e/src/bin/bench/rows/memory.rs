@@ -51,7 +51,7 @@ pub(super) fn measure(lab: &Lab) -> Result<Report> {
         size / MIB
     ));
     report.note("idle: VmRSS 2 s after the start; most: VmHWM after the streams; both summed over all processes (nginx has three, which share pages that are counted for each)");
-    report.note("all run as pull-through caches of the same upstream");
+    report.note("all run as pull-through caches of the same upstream; one run each, without a spread");
     Ok(report)
 }
 
