@@ -336,6 +336,20 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError
     }
 }
 
+/// Runs what blocks, and what no pull waits for, on a thread of its own that gives way to those that serve pulls.
+async fn giving_way<T: Send + 'static>(nice: i32, work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    let run = move || {
+        // On Linux this is about the thread alone. One that does not give way does no harm.
+        let _ = rustix::process::nice(nice);
+        // Whoever waited may be gone; what has begun was ended.
+        let _ = done.send(work());
+    };
+    let failed = |error: io::Error| StoreError::io("finish work on", "the data directory")(error);
+    std::thread::Builder::new().name("giving-way".to_owned()).spawn(run).map_err(failed)?;
+    result.await.unwrap_or_else(|error| Err(failed(io::Error::other(error))))
+}
+
 /// The time, in seconds since 1970.
 #[must_use]
 pub fn now_seconds() -> u64 {
