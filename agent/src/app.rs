@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Access;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::control::{Control, Pace};
@@ -84,26 +85,31 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     let tasks = TaskTracker::new();
     let preparing = upstream.clone();
     let cache = Cache::new(&config, store.clone(), upstream, Arc::clone(&metrics), &tasks);
+    let access = Access::new(config.auth.clone(), &store, &cache, &metrics).await;
     announce(&listeners, &side);
     // Before the first pull: what it may take must be known.
     let disk = Disk::new(config.cache.clone(), &store, &cache, &metrics).await;
     side.complete(AdminParts { cache: cache.clone(), store: store.clone(), disk: disk.clone(), tasks: tasks.clone() });
+    // Before the first pull too: the keys of pull tokens that were told last.
+    let client_limits = limits(&config);
+    let control = match config.control {
+        Some(control) => {
+            let parts = (&cache, &store, &disk, &access, &metrics);
+            Some(Control::start(control, config.node_name.as_deref(), parts, Pace::default()).await)
+        }
+        None => None,
+    };
     let ports = listeners.iter().filter_map(|listener| Some(listener.local_addr().ok()?.port())).collect();
-    let registry_state = RegistryState { cache: cache.clone(), metrics: Arc::clone(&metrics), routes: Arc::new(Router::new(ports)) };
-    let registry = Server::start(listeners, &http::registry(registry_state), &limits(&config), &metrics.connections);
+    let registry_state =
+        RegistryState { access: access.clone(), cache: cache.clone(), metrics: Arc::clone(&metrics), routes: Arc::new(Router::new(ports)) };
+    let registry = Server::start(listeners, &http::registry(registry_state), &client_limits, &metrics.connections);
     drop(listening);
 
     tokio::task::spawn_blocking(move || preparing.prepare());
     let mut upkeep = tokio::spawn(upkeep(store.clone()));
     let mending = tokio::spawn(mend(store.clone()));
-    let control = match config.control {
-        Some(control) => {
-            let parts = (&cache, &store, &disk, &metrics);
-            Some(Control::start(control, config.node_name.as_deref(), parts, Pace::default()).await)
-        }
-        None => None,
-    };
     let looking_after = tokio::spawn(disk.run(config.reload));
+    let keeping = tokio::spawn(access.clone().run(store.clone()));
     let signal = tokio::select! {
         signal = stop.requested() => signal,
         ended = &mut upkeep => return Err(AppError::Upkeep(ended.err())),
@@ -120,7 +126,8 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     // A fill that nobody waits for is given up; what remains of it is deleted at the next start.
     let settled = tokio::time::timeout_at(settle_by, tasks.wait()).await.is_ok();
     // Whatever they are at: a plan half carried out is as sound as one that crashed.
-    [upkeep, mending, looking_after].iter().for_each(tokio::task::JoinHandle::abort);
+    [upkeep, mending, looking_after, keeping].iter().for_each(tokio::task::JoinHandle::abort);
+    access.flush(&store).await;
     tokio::task::spawn_blocking(move || store.close()).await.map_err(AppError::Startup)?;
     tracing::info!(drained, settled, "stopped");
     Ok(())

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::cli::{AdminAddress, ImageRef, Platform};
-use crate::config::{Address, Amount, ControlAddress, ControlUrl, Host, Span, Watermark};
+use crate::config::{Address, Amount, AuthMode, ControlAddress, ControlUrl, Host, OnUpstreamDown, Span, Timeout, Watermark};
 use crate::telemetry::{LogFilter, LogFormat};
 
 /// kube-image-keeper's node agent: a pull-through OCI registry in one process.
@@ -86,6 +86,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DURATION", env = "KUIK_DRAIN_TIMEOUT")]
     pub drain_timeout: Option<Span>,
 
+    /// Who may have private images.
+    #[command(flatten)]
+    pub auth: AuthArgs,
+
     /// What the cache may take of the disk.
     #[command(flatten)]
     pub cache: CacheArgs,
@@ -98,6 +102,27 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILTER", env = "KUIK_LOG", default_value = "info")]
     #[arg(help = "Log from this level on: off, error, warn, info, debug, trace, or by target: info,kuik_agent::store=debug")]
     pub log_level: LogFilter,
+}
+
+/// The flags of `serve` that say who may have private images.
+#[derive(Debug, Clone, Copy, Default, ClapArgs)]
+pub struct AuthArgs {
+    /// Whose rights are looked at: none (everybody gets every image) or namespace (pods show a pull token, and their namespace must have
+    /// proven with its own pull secrets that it may pull; needs --control-url) [default: none]
+    #[arg(long, value_name = "MODE", env = "KUIK_AUTH_MODE", value_enum, hide_possible_values = true)]
+    pub auth_mode: Option<AuthMode>,
+
+    /// Have a namespace prove its right to a repository again after so long, and upstream confirm that others are open [default: 12h]
+    #[arg(long, value_name = "DURATION", env = "KUIK_AUTH_PROOF_TTL")]
+    pub auth_proof_ttl: Option<Timeout>,
+
+    /// What counts when that is due and upstream cannot be asked: lastProven or deny [default: lastProven]
+    #[arg(long, value_name = "WHAT", env = "KUIK_AUTH_ON_UPSTREAM_DOWN", value_enum, hide_possible_values = true)]
+    pub auth_on_upstream_down: Option<OnUpstreamDown>,
+
+    /// Whether everybody may have what --registry-auth opens, true or false [default: false]
+    #[arg(long, value_name = "BOOL", env = "KUIK_AUTH_SHARE_REGISTRY_AUTH")]
+    pub auth_share_registry_auth: Option<bool>,
 }
 
 /// The flags of `serve` that say what the cache may take of the disk.

@@ -12,6 +12,7 @@
 //! `upstream` and resumes what breaks → bytes go to a `store::Writer` and, up to its frontier, to every client → `Writer::verify`,
 //! then commit → `http/error.rs` maps any failure, `http/observe.rs` writes one line and one set of metrics.
 
+pub mod access;
 pub mod app;
 pub mod args;
 pub mod cache;
@@ -23,6 +24,7 @@ pub mod http;
 pub mod metrics;
 pub mod oci;
 pub mod readiness;
+pub mod requester;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

@@ -86,6 +86,8 @@ pub struct Metrics {
     control_desired: Family<KindLabels, Gauge>,
     control_pulls: Family<WorkLabels, Counter>,
     dropped_images: Counter,
+    access_refused: Family<ReasonLabels, Counter>,
+    access_proofs: Family<ResultLabels, Counter>,
     dropped_bytes: Counter,
     disk: disk::DiskMetrics,
     fills: Gauge,
@@ -116,6 +118,8 @@ impl Metrics {
             control_desired: Family::default(),
             control_pulls: Family::default(),
             dropped_images: Counter::default(),
+            access_refused: Family::default(),
+            access_proofs: Family::default(),
             dropped_bytes: Counter::default(),
             disk: disk::DiskMetrics::default(),
             fills: Gauge::default(),
@@ -160,11 +164,23 @@ impl Metrics {
             "What the control API wants: images to keep, to refresh, to drop, pinned",
             self.control_desired.clone(),
         );
+        r.register("access_refused", "Requests for private images that were refused, by reason", self.access_refused.clone());
+        r.register("access_proofs", "Rights of namespaces that had to be proven, by result", self.access_proofs.clone());
         r.register(
             "control_pulls",
             "Images fetched or asked for again on behalf of the control API, by result",
             self.control_pulls.clone(),
         );
+    }
+
+    /// A request for a private image was refused.
+    pub fn access_refused(&self, reason: &'static str) {
+        self.access_refused.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// A namespace had to prove its right.
+    pub fn access_proven(&self, result: &'static str) {
+        self.access_proofs.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// A call to the control API succeeded.

@@ -141,6 +141,12 @@ pub struct CachedImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub copies_wanted: Option<i32>,
+    /// Namespaces that have proven, on some node, that they may pull the image. Nothing for an image that its registry gives to everybody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proven_namespaces: Option<ProvenNamespaces>,
+    /// The last time that an agent did not give the image to a namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_refusal: Option<LastRefusal>,
     /// `Cached` (one node, at least, holds the image as a whole), `Durable` (as many nodes as wanted do) and `UpstreamAvailable` (the
     /// registry still has it).
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -181,6 +187,32 @@ pub struct UsedBy {
 pub struct PodReference {
     /// The pod, as `namespace/name`.
     pub namespaced_name: String,
+}
+
+/// Namespaces that may pull the image.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProvenNamespaces {
+    /// How many namespaces have proven it, at least; `names` may name fewer.
+    #[schemars(range(min = 0))]
+    pub count: i32,
+    /// Namespaces that have, in order, at most 20.
+    pub names: Vec<String>,
+}
+
+/// Somebody did not get the image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRefusal {
+    /// The namespace that asked for it.
+    pub namespace: String,
+    /// When; behind by up to an hour if the same is refused again and again.
+    pub at: Time,
+    /// Why, in one word: `denied` (its registry refused it), `no_secret` (the namespace has no pull secret for it), `no_credentials` (the
+    /// namespace's pull secrets could not be had) or `unavailable` (its registry did not answer, and nothing was proven before).
+    pub reason: String,
+    /// What the node's runtime was answered.
+    pub message: String,
 }
 
 /// What one node holds of the image.

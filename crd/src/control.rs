@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::PullKey;
+
 /// Path of the list of agents.
 pub const AGENTS_PATH: &str = "/v1/agents";
 
@@ -12,6 +14,21 @@ pub const DESIRED_PATH: &str = "/v1/desired";
 
 /// Path that takes reports.
 pub const REPORT_PATH: &str = "/v1/report";
+
+/// Path of the pull secrets of a namespace.
+pub const CREDENTIALS_PATH: &str = "/v1/credentials";
+
+/// The largest request for pull secrets, in bytes.
+pub const CREDENTIALS_REQUEST_MAX_BYTES: usize = 16 << 10;
+
+/// The most credentials of one answer; those that match best come first.
+pub const CREDENTIALS_MAX: usize = 20;
+
+/// The most namespaces that are named as proven for an image; a count says how many there are.
+pub const PROVEN_NAMES_MAX: usize = 20;
+
+/// The most refusals of one report; the latest stay.
+pub const REFUSALS_MAX: usize = 100;
 
 /// How long a GET whose answer has not changed (`If-None-Match`) is held before it is answered `304`.
 pub const LONG_POLL_SECONDS: u64 = 30;
@@ -62,6 +79,21 @@ pub struct Desired {
     /// Whether `pins` is about everything that this node has reported. As long as it is not, nobody knows what is needed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub judged: bool,
+    /// What the pull tokens of namespaces are checked with: the key in use, the one before it and the one after. Said to every agent,
+    /// whatever else is known of it; none where namespaces have no tokens.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pull_keys: Vec<PullKey>,
+}
+
+/// `POST /v1/credentials`: an agent asks for the pull secrets of a namespace. Answered only for a namespace that has a pod, running or
+/// pending, on the asking node: `403` otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CredentialsRequest {
+    /// The namespace.
+    pub namespace: String,
+    /// The normalised repository that is to be pulled from: `registry.example.com/team/app`.
+    pub repository: String,
 }
 
 /// An image whose tag is to be asked for again.
@@ -137,6 +169,9 @@ pub struct Report {
     pub removed: Vec<String>,
     /// What went wrong (and right again) since the last report, at most one finding per image.
     pub findings: Vec<Finding>,
+    /// Namespaces that were refused a private image since the last report, at most one per image and namespace.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<Refused>,
 }
 
 /// The answer to a report.
@@ -235,6 +270,33 @@ pub struct Held {
     pub validated_at: u64,
     /// What upstream last said.
     pub upstream: UpstreamState,
+    /// Namespaces that have proven here that they may pull it, in order, the first [`PROVEN_NAMES_MAX`] of them. None for an image that
+    /// upstream gives to everybody.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub proven: Vec<String>,
+    /// How many have.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub proven_count: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// A namespace did not get a private image.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Refused {
+    /// The normalised reference.
+    pub image: String,
+    /// Who asked.
+    pub namespace: String,
+    /// When.
+    pub at: u64,
+    /// Why, in one word for metrics: `denied`, `no_secret`, `no_credentials`, `unavailable`.
+    pub reason: String,
+    /// What the runtime was answered.
+    pub message: String,
 }
 
 /// What upstream last said about an image.

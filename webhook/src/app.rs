@@ -22,8 +22,10 @@ use crate::board::Board;
 use crate::certs::{self, Lifetimes};
 use crate::config::Settings;
 use crate::control::{self, ControlParts, Reviewer};
+use crate::credentials::{self, PullSecrets};
 use crate::health::{self, HealthState};
 use crate::naming::Names;
+use crate::pull::{self, PullParts};
 use crate::readiness::Readiness;
 use crate::tls_server::{self, Limits};
 use crate::words::{Address, Name};
@@ -172,7 +174,9 @@ impl Parts {
         certificates.register(&mut registry);
         let admission_metrics = admission::Metrics::register(&mut registry);
         let control_metrics = control::Metrics::register(&mut registry);
+        let credentials_metrics = credentials::Metrics::register(&mut registry);
         let lifecycle_metrics = lifecycle::Metrics::register(&mut registry);
+        let pull_metrics = pull::Metrics::register(&mut registry);
         let state = HealthState { readiness: readiness.clone(), registry: Arc::new(registry) };
         self.health.spawn(health::serve(sockets.metrics, health::router(state), self.end.clone()));
 
@@ -182,6 +186,7 @@ impl Parts {
         self.spawn("admission server", tls_server::serve(sockets.admission, router, certificates.server_config(), bounds, stop.clone()));
         let router = control::router(ControlParts {
             reviewer: Reviewer::new(client.clone(), Arc::clone(&names)),
+            secrets: PullSecrets::new(client.clone(), settings.credential_helpers.clone(), credentials_metrics),
             host: names.control_host(),
             board: board.clone(),
             authority: certificates.ca_bundle(),
@@ -191,6 +196,15 @@ impl Parts {
         });
         let bounds = Limits { connections: CONTROL_CONNECTIONS, ..limits };
         self.spawn("control server", tls_server::serve(sockets.control, router, certificates.server_config(), bounds, stop.clone()));
+        let pull = PullParts {
+            client: client.clone(),
+            names: Arc::clone(&names),
+            settings: Arc::clone(&settings),
+            board: board.clone(),
+            metrics: pull_metrics,
+            lifecycle_metrics: lifecycle_metrics.clone(),
+        };
+        self.spawn("keeper of pull tokens", pull::run(pull, stop.clone()));
         self.spawn("lifecycle", lifecycle::run(client, names, settings, board, args.install_crds, lifecycle_metrics, stop));
     }
 

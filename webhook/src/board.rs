@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kuik_crd::control::{Agents, Desired, Disk, Finding, Held, REPORT_MAX_IMAGES, Report, ReportAnswer, Traffic};
+use kuik_crd::PullKey;
+use kuik_crd::control::{Agents, Desired, Disk, Finding, Held, REPORT_MAX_IMAGES, Refused, Report, ReportAnswer, Traffic};
 use tokio::sync::watch;
+
+/// Refusals of one node that are remembered; the latest stay.
+const REFUSALS_KEPT_MAX: usize = 1_000;
 
 /// Who leads, as far as this replica knows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub struct NodeState {
     pub images: BTreeMap<String, Held>,
     /// The latest finding by image; the lifecycle removes what is over.
     pub findings: BTreeMap<String, Finding>,
+    /// The latest refusal by image and namespace; the lifecycle removes what is over.
+    pub refusals: BTreeMap<(String, String), Refused>,
 }
 
 /// What the leader wants: the answers of the control API.
@@ -50,6 +56,9 @@ pub struct Wishes {
     pub agents: Agents,
     /// By node. A node that is missing here has no wishes.
     pub desired: BTreeMap<String, Desired>,
+    /// For everybody: what tokens are checked with, which the board puts into every node's wishes. Nothing until that is known: who was
+    /// told of no keys would forget those that it has.
+    pub pull_keys: Option<Vec<PullKey>>,
 }
 
 /// The board. Cheap to clone.
@@ -67,6 +76,8 @@ struct Inner {
     /// Nothing until the leader has seen the cluster.
     wishes: watch::Sender<Option<Arc<Wishes>>>,
     leadership: watch::Sender<Leadership>,
+    /// What tokens are checked with, once that is known. Held while the wishes change, never across an await.
+    pull_keys: Mutex<Option<Vec<PullKey>>>,
 }
 
 impl Default for Board {
@@ -76,6 +87,7 @@ impl Default for Board {
             reported: watch::channel(0).0,
             wishes: watch::channel(None).0,
             leadership: watch::channel(Leadership::Unknown).0,
+            pull_keys: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -125,6 +137,15 @@ impl Board {
         }
     }
 
+    /// Forgets refusals that are over.
+    pub fn retain_refusals(&self, keep: impl Fn(&Refused) -> bool) {
+        for state in self.nodes().values_mut() {
+            if !state.refusals.values().all(&keep) {
+                Arc::make_mut(state).refusals.retain(|_, refused| keep(refused));
+            }
+        }
+    }
+
     /// Tells of reports that changed something.
     #[must_use]
     pub fn reported(&self) -> watch::Receiver<u64> {
@@ -132,7 +153,11 @@ impl Board {
     }
 
     /// Publishes what the leader wants; `None` when this replica does not lead (any more).
-    pub fn wish(&self, wishes: Option<Wishes>) {
+    pub fn wish(&self, mut wishes: Option<Wishes>) {
+        let keys = self.pull_keys();
+        if let Some(wishes) = &mut wishes {
+            wishes.put(keys.as_deref());
+        }
         self.inner.wishes.send_if_modified(|current| {
             let same = current.as_deref() == wishes.as_ref();
             if !same {
@@ -140,6 +165,21 @@ impl Board {
             }
             !same
         });
+    }
+
+    /// Tells agents what tokens are checked with, none where there are no tokens, until this replica does not lead any more. `false` as long
+    /// as they are told nothing.
+    pub fn publish_pull_keys(&self, published: &[PullKey]) -> bool {
+        let mut keys = self.pull_keys();
+        if *self.inner.leadership.borrow() != Leadership::Us {
+            return false;
+        }
+        *keys = Some(published.to_vec());
+        self.inner.wishes.send_if_modified(|current| {
+            let differing = current.as_mut().filter(|wishes| wishes.pull_keys.as_deref() != Some(published));
+            differing.map(|wishes| Arc::make_mut(wishes).put(Some(published))).is_some()
+        });
+        self.inner.wishes.borrow().is_some()
     }
 
     /// What the leader wants, and when that changes.
@@ -166,6 +206,7 @@ impl Board {
 
     fn forget(&self) {
         self.nodes().clear();
+        self.pull_keys().take();
         self.wish(None);
     }
 
@@ -175,14 +216,27 @@ impl Board {
         self.inner.leadership.subscribe()
     }
 
+    fn pull_keys(&self) -> MutexGuard<'_, Option<Vec<PullKey>>> {
+        self.inner.pull_keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<String, Arc<NodeState>>> {
         self.inner.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Wishes {
+    fn put(&mut self, keys: Option<&[PullKey]>) {
+        self.pull_keys = keys.map(<[PullKey]>::to_vec);
+        for desired in self.desired.values_mut() {
+            desired.pull_keys = keys.map(<[PullKey]>::to_vec).unwrap_or_default();
+        }
+    }
+}
+
 impl NodeState {
     fn merge(&mut self, report: Report, received_at: u64) {
-        let Report { boot, sequence, full, agent_version, started_at, disk, traffic, images, removed, findings } = report;
+        let Report { boot, sequence, full, agent_version, started_at, disk, traffic, images, removed, findings, refusals } = report;
         if full {
             self.images.clear();
         }
@@ -194,6 +248,16 @@ impl NodeState {
         self.images.extend(images.into_iter().map(|held| (held.image.clone(), held)));
         self.findings.extend(findings.into_iter().map(|finding| (finding.image.clone(), finding)));
         self.bound_findings();
+        let key = |refused: &Refused| (refused.image.clone(), refused.namespace.clone());
+        self.refusals.extend(refusals.into_iter().map(|refused| (key(&refused), refused)));
+        self.bound_refusals();
+    }
+
+    fn bound_refusals(&mut self) {
+        while self.refusals.len() > REFUSALS_KEPT_MAX {
+            let oldest = self.refusals.iter().min_by_key(|(_, refused)| refused.at).map(|(key, _)| key.clone());
+            oldest.and_then(|key| self.refusals.remove(&key));
+        }
     }
 
     /// Of more findings than one report may hold, the oldest go.
@@ -210,6 +274,7 @@ impl NodeState {
 
     /// Whether something is different that anybody acts on.
     fn differs(&self, before: &Self) -> bool {
-        (&self.images, &self.findings, &self.disk, &self.boot) != (&before.images, &before.findings, &before.disk, &before.boot)
+        (&self.images, &self.findings, &self.refusals) != (&before.images, &before.findings, &before.refusals)
+            || (&self.disk, &self.boot) != (&before.disk, &before.boot)
     }
 }

@@ -1,5 +1,8 @@
 //! The validated configuration file: YAML, camelCase, no key that is not known.
 
+mod auth;
+mod helpers;
+
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +14,10 @@ use serde::de::{self, Deserialize, Deserializer, IgnoredAny, Visitor};
 use serde_path_to_error::Segment;
 use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter as _};
 
+pub use self::auth::{Auth, AuthMode};
+use self::auth::{AuthSection, Life, Mode, TokenLifetime};
+pub use self::helpers::CredentialHelper;
+use self::helpers::{HelperEntry, HostPattern};
 use crate::words::{Span, WordError};
 
 /// What the release's values say, checked.
@@ -26,6 +33,12 @@ pub struct Settings {
     pub ignore_pull_policy_always: bool,
     /// Agents pull with credentials of their own, so that pods with pull secrets can be rewritten.
     pub agents_have_credentials: bool,
+    /// Namespaces whose pods are left alone, as the webhook configuration says; `kube-system` and our own are so, too, if they are not here.
+    pub ignored_namespaces: Vec<String>,
+    /// How namespaces show who they are.
+    pub auth: Auth,
+    /// Who says who we are at registries of clouds, for all namespaces alike.
+    pub credential_helpers: Vec<CredentialHelper>,
     /// A `CachedImage` that nothing uses goes after this.
     pub expiry_delay: Duration,
     /// Nodes that keep a copy of what was made by hand or is retained.
@@ -40,6 +53,9 @@ impl Default for Settings {
             accepted_images: Vec::new(),
             ignore_pull_policy_always: false,
             agents_have_credentials: false,
+            ignored_namespaces: Vec::new(),
+            auth: Auth::default(),
+            credential_helpers: Vec::new(),
             expiry_delay: Duration::from_secs(30 * DAY_SECONDS),
             copies: 2,
         }
@@ -102,10 +118,15 @@ impl Settings {
             accepted_images,
             ignore_pull_policy_always,
             agents_have_credentials,
+            ignored_namespaces,
+            auth,
+            credential_helpers,
             cached_images_expiry_delay,
             copies,
         } = read(path, text)?;
         let defaults = Self::default();
+        let auth = auth.unwrap_or_default().settings();
+        let auth = auth.map_err(|(key, message)| ConfigError::Value { path: path.to_owned(), key: key.to_owned(), message })?;
         let patterns = |patterns: Option<Vec<Pattern>>| patterns.unwrap_or_default().into_iter().map(|Pattern(regex)| regex).collect();
         Ok(Self {
             agent_address: agent_address.map_or(defaults.agent_address, |AgentAddress(address)| address),
@@ -113,6 +134,9 @@ impl Settings {
             accepted_images: patterns(accepted_images),
             ignore_pull_policy_always: ignore_pull_policy_always.unwrap_or(defaults.ignore_pull_policy_always),
             agents_have_credentials: agents_have_credentials.unwrap_or(defaults.agents_have_credentials),
+            ignored_namespaces: ignored_namespaces.unwrap_or_default(),
+            auth,
+            credential_helpers: credential_helpers.unwrap_or_default().into_iter().map(CredentialHelper::from).collect(),
             expiry_delay: cached_images_expiry_delay.map_or(defaults.expiry_delay, |Delay(delay)| delay),
             copies: copies.map_or(defaults.copies, |Copies(copies)| copies),
         })
@@ -128,6 +152,9 @@ struct File {
     accepted_images: Option<Vec<Pattern>>,
     ignore_pull_policy_always: Option<bool>,
     agents_have_credentials: Option<bool>,
+    ignored_namespaces: Option<Vec<String>>,
+    auth: Option<AuthSection>,
+    credential_helpers: Option<Vec<HelperEntry>>,
     cached_images_expiry_delay: Option<Delay>,
     copies: Option<Copies>,
 }
@@ -146,13 +173,18 @@ fn read(path: &Path, text: &str) -> Result<File, ConfigError> {
     parsed.map(Option::unwrap_or_default).map_err(|error| explain(path, key, &error))
 }
 
-/// Keys as they are written in messages: `ignoredImages[1]`.
+/// Keys as they are written in messages: `ignoredImages[1]`, `auth.mode`.
 fn spell<'a>(path: impl Iterator<Item = &'a Segment>) -> String {
     let mut text = String::new();
     for segment in path {
         match segment {
             Segment::Seq { index } => text.push_str(&format!("[{index}]")),
-            Segment::Map { key } | Segment::Enum { variant: key } => text.push_str(key),
+            Segment::Map { key } | Segment::Enum { variant: key } => {
+                if !text.is_empty() {
+                    text.push('.');
+                }
+                text.push_str(key);
+            }
             Segment::Unknown => text.push('?'),
         }
     }
@@ -231,7 +263,7 @@ macro_rules! words {
     )*};
 }
 
-words!(AgentAddress, Pattern, Delay, Copies);
+words!(AgentAddress, Pattern, Delay, Copies, Mode, TokenLifetime, Life, HostPattern);
 
 #[derive(Debug)]
 struct AgentAddress(String);
@@ -306,7 +338,9 @@ mod tests {
     fn what_the_chart_writes_is_read() {
         let settings = parse(
             "agentAddress: localhost:7440\nignoredImages: [\"^quay\\\\.io/\", \"test\"]\nacceptedImages: []\n\
-             ignorePullPolicyAlways: true\nagentsHaveCredentials: true\ncachedImagesExpiryDelay: 7\ncopies: 3\n",
+             ignorePullPolicyAlways: true\nagentsHaveCredentials: true\ncachedImagesExpiryDelay: 7\ncopies: 3\n\
+             ignoredNamespaces: [\"kube-system\", \"2024\"]\nauth: {mode: none, tokenLifetime: 1h, keyLifetime: 2h}\n\
+             credentialHelpers: [{match: \"*.example.com\", command: [docker-credential-x, --quiet]}]\n",
         );
         let Settings {
             agent_address,
@@ -314,19 +348,29 @@ mod tests {
             accepted_images,
             ignore_pull_policy_always,
             agents_have_credentials,
+            ignored_namespaces,
+            auth,
+            credential_helpers,
             expiry_delay,
             copies,
         } = settings.unwrap();
         assert_eq!(agent_address, "localhost:7440");
         assert_eq!(ignored_images.iter().map(Regex::as_str).collect::<Vec<_>>(), ["^quay\\.io/", "test"]);
         assert!(accepted_images.is_empty() && ignore_pull_policy_always && agents_have_credentials);
+        assert_eq!(ignored_namespaces, ["kube-system", "2024"]);
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        assert_eq!(auth, Auth { mode: AuthMode::None, token_lifetime: hours(1), key_lifetime: hours(2) });
+        let command = ["docker-credential-x", "--quiet"].map(str::to_owned).to_vec();
+        assert_eq!(credential_helpers, [CredentialHelper { scope: "*.example.com".parse().unwrap(), command }]);
         assert_eq!((expiry_delay, copies), (Duration::from_secs(7 * DAY_SECONDS), 3));
     }
 
     #[test]
     fn an_empty_file_and_empty_keys_are_the_defaults() {
         let defaults = format!("{:?}", Settings::default());
-        for text in ["", "{}", "# nothing\n", "ignoredImages:\ncopies:\nagentAddress:\ncachedImagesExpiryDelay:\n"] {
+        for text in
+            ["", "{}", "# nothing\n", "auth:\n", "auth:\n  mode:\n", "ignoredImages:\ncopies:\nagentAddress:\ncachedImagesExpiryDelay:\n"]
+        {
             assert_eq!(format!("{:?}", parse(text).unwrap()), defaults, "{text}");
         }
         assert_eq!(format!("{:?}", Settings::load(None).unwrap()), defaults);
@@ -351,7 +395,7 @@ mod tests {
         check(
             "copys: 1",
             "copys: unknown key: expected one of agentAddress, ignoredImages, acceptedImages, ignorePullPolicyAlways, agentsHaveCredentials, \
-             cachedImagesExpiryDelay, copies",
+             ignoredNamespaces, auth, credentialHelpers, cachedImagesExpiryDelay, copies",
         );
         check(
             "ignoredImages: [ok, \"(\"]",
@@ -366,6 +410,29 @@ mod tests {
         check("copies: 11", "copies: invalid value: integer `11`, expected a whole number from 1 to 10");
         check("copies: many", "copies: not a number of copies: \"many\": expected a whole number from 1 to 10");
         check("ignorePullPolicyAlways: yes", "ignorePullPolicyAlways: expected true or false");
+        check("auth: {mode: all}", "auth.mode: not a mode: \"all\": expected namespace or none");
+        check("auth: {mod: none}", "auth.mod: unknown key: expected one of mode, tokenLifetime, keyLifetime");
+        check(
+            "auth: {tokenLifetime: 59s}",
+            "auth.tokenLifetime: not the lifetime of a token: \"59s\": expected a duration of at least 1m, such as 12h or 7d",
+        );
+        check(
+            "auth: {tokenLifetime: 1h, keyLifetime: 119m}",
+            "auth.keyLifetime: 7140 s: expected at least twice auth.tokenLifetime, which is 3600 s",
+        );
+        check("auth: {tokenLifetime: 16d}", "auth.keyLifetime: 2592000 s: expected at least twice auth.tokenLifetime, which is 1382400 s");
+        let helper =
+            |entry: &str, expected: &str| check(&format!("credentialHelpers: [{entry}]"), &format!("credentialHelpers[0]{expected}"));
+        helper(
+            "{match: \"a.b:*\", command: [x]}",
+            ".match: not a pattern of registries: \"a.b:*\": expected HOST[:PORT][/PATH], such as *.dkr.ecr.*.example.com, each * within one \
+             label of the host",
+        );
+        helper("{match: a.b, command: []}", ".command: empty: expected a program and its arguments, such as [docker-credential-ecr-login]");
+        helper("{match: a.b, command: [\"\"]}", ".command: the program has no name: expected such as docker-credential-ecr-login");
+        helper("{match: a.b, command: [x, get]}", ".command: ends with get: expected the command without it, since it is added");
+        helper("{match: a.b, command: x}", ".command: expected a list");
+        helper("{match: a.b, command: [x], env: y}", ".env: unknown key: expected one of match, command");
         for address in ["localhost", "localhost:", "http://localhost:7439", "7439", "localhost:7439/x"] {
             let said = parse(&format!("agentAddress: {address:?}")).unwrap_err();
             assert_eq!(

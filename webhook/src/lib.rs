@@ -10,6 +10,7 @@
 //!                                        │  ▲
 //!  agents ──────────TLS, token───────▶ control          agents, desired, report; followers forward to the leader
 //!
+//!  pull: the token that each namespace shows to agents, in a Secret of it; on the leader
 //!  certs: the authority and the certificate that admission and control serve with, by tls_server
 //!  health: probes and metrics, for kubelet and Prometheus
 //! ```
@@ -24,12 +25,14 @@ pub mod certs;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod credentials;
 pub mod health;
 pub mod lifecycle;
 pub mod metrics;
 pub mod naming;
 pub mod pod_images;
 pub mod probe;
+pub mod pull;
 pub mod readiness;
 pub mod shutdown;
 pub mod telemetry;

@@ -1,5 +1,8 @@
 //! The names of the objects that this release is made of; all derive from one, as they do in the chart.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kuik_crd::names;
+
 /// Who we are.
 #[derive(Debug, Clone)]
 pub struct Names {
@@ -22,6 +25,18 @@ impl Names {
     #[must_use]
     pub fn tls_secret(&self) -> String {
         format!("{}-tls", self.fullname)
+    }
+
+    /// The Secret of the keys that pull tokens are signed with.
+    #[must_use]
+    pub fn pull_keys_secret(&self) -> String {
+        format!("{}-pull-keys", self.fullname)
+    }
+
+    /// The `ClusterRole` of the webhook.
+    #[must_use]
+    pub fn cluster_role(&self) -> String {
+        format!("{}-webhook", self.fullname)
     }
 
     /// The `ConfigMap` of the authority's certificate, for agents.
@@ -53,6 +68,19 @@ impl Names {
     pub fn hosts(&self) -> Vec<String> {
         let services = ["webhook", "control"].map(|service| format!("{}-{service}.{}.svc", self.fullname, self.namespace));
         services.into_iter().flat_map(|service| [format!("{service}.cluster.local"), service]).collect()
+    }
+
+    /// Name and labels of an object that this program makes for itself, in its own namespace.
+    #[must_use]
+    pub fn metadata(&self, name: String) -> ObjectMeta {
+        let labels = [
+            ("app.kubernetes.io/name", "kube-image-keeper"),
+            ("app.kubernetes.io/instance", &self.release),
+            ("app.kubernetes.io/component", "webhook"),
+            (names::MANAGED_BY_LABEL, names::MANAGED_BY),
+        ];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        ObjectMeta { name: Some(name), namespace: Some(self.namespace.clone()), labels: Some(labels.into()), ..ObjectMeta::default() }
     }
 
     /// The user that an agent's token belongs to.

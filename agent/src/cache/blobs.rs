@@ -8,6 +8,7 @@ use super::source::{Source, Wanted};
 use super::stream::Content;
 use super::{Cache, Origin};
 use crate::oci::{Digest, Repository};
+use crate::requester::Requester;
 use crate::store::{Blob, Checked, Store};
 
 /// A blob and where it came from.
@@ -24,8 +25,11 @@ impl Cache {
     ///
     /// # Errors
     /// When neither the disk nor upstream has it, or it is not the repository's.
-    pub async fn blob(&self, repository: &Repository, digest: &Digest) -> Result<BlobAnswer, CacheError> {
+    pub async fn blob(&self, by: &Requester, repository: &Repository, digest: &Digest) -> Result<BlobAnswer, CacheError> {
         let link = self.store.find_link(repository, digest).await;
+        if self.is_anothers(by, repository, digest, link.as_ref()).await {
+            return self.through(by, repository, digest).await;
+        }
         if link.is_some()
             && let Some(bytes) = self.store.small(digest)
         {
@@ -34,19 +38,19 @@ impl Cache {
         }
         let mut proven = link.is_some();
         let size_hint = link.and_then(|link| link.size);
-        if let Some(answer) = self.stored_blob(repository, digest, size_hint, &mut proven).await? {
+        if let Some(answer) = self.stored_blob(by, (repository, digest), size_hint, &mut proven).await? {
             return Ok(answer);
         }
-        let fill = self.fills.join_or_lead(self.wanted(repository, digest))?;
+        let fill = self.fills.join_or_lead(self.wanted(by, repository, digest))?;
         // A fill of its own asks upstream for this very repository; another's has not.
-        if !proven && !fill.is_for(repository) {
-            self.ask_whether_it_is_theirs(repository, digest).await?;
+        if !proven && !fill.is_of(repository) {
+            self.ask_whether_it_is_theirs(by, repository, digest).await?;
         }
-        match self.wait_open(repository, &fill, size_hint).await {
-            // Another repository's refusal says nothing about this one.
-            Err(CacheError::Upstream(_)) if !fill.is_for(repository) => {
-                let own = self.fills.join_or_lead(self.wanted(repository, digest))?;
-                self.wait_open(repository, &own, size_hint).await
+        match self.wait_open(by, repository, &fill, size_hint).await {
+            // Another's refusal says nothing about this one.
+            Err(CacheError::Upstream(_)) if !fill.is_for(by, repository) => {
+                let own = self.fills.join_or_lead(self.wanted(by, repository, digest))?;
+                self.wait_open(by, repository, &own, size_hint).await
             }
             result => result,
         }
@@ -56,25 +60,28 @@ impl Cache {
     ///
     /// # Errors
     /// As [`Cache::blob`].
-    pub async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<(Option<u64>, Origin), CacheError> {
+    pub async fn blob_size(&self, by: &Requester, repository: &Repository, digest: &Digest) -> Result<(Option<u64>, Origin), CacheError> {
         let link = self.store.find_link(repository, digest).await;
+        if self.is_anothers(by, repository, digest, link.as_ref()).await {
+            return Ok((self.upstream.by(by).head_blob(repository, digest).await?, Origin::Miss));
+        }
         let mut proven = link.is_some();
         let size_hint = link.and_then(|link| link.size);
-        if let Some(answer) = self.stored_blob(repository, digest, size_hint, &mut proven).await? {
+        if let Some(answer) = self.stored_blob(by, (repository, digest), size_hint, &mut proven).await? {
             return Ok((answer.content.size, Origin::Hit));
         }
         let filling = self.fills.running(digest).and_then(|fill| fill.watch().borrow().size);
         if proven && filling.is_some() {
             return Ok((filling, Origin::Miss));
         }
-        let size = self.ask_whether_it_is_theirs(repository, digest).await?;
+        let size = self.ask_whether_it_is_theirs(by, repository, digest).await?;
         Ok((size.or(size_hint).or(filling), Origin::Miss))
     }
 
     async fn stored_blob(
         &self,
-        repository: &Repository,
-        digest: &Digest,
+        by: &Requester,
+        (repository, digest): (&Repository, &Digest),
         size_hint: Option<u64>,
         proven: &mut bool,
     ) -> Result<Option<BlobAnswer>, CacheError> {
@@ -82,7 +89,7 @@ impl Cache {
             return Ok(None);
         };
         if !*proven {
-            self.ask_whether_it_is_theirs(repository, digest).await?;
+            self.ask_whether_it_is_theirs(by, repository, digest).await?;
             *proven = true;
         }
         if size_hint.is_some_and(|size| size != blob.size) {
@@ -105,15 +112,15 @@ impl Cache {
     }
 
     /// Upstream's word on a blob of the repository, which is noted: an error, or its size if upstream says it.
-    async fn ask_whether_it_is_theirs(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, CacheError> {
-        let size = self.upstream.head_blob(repository, digest).await?;
+    async fn ask_whether_it_is_theirs(&self, by: &Requester, repository: &Repository, digest: &Digest) -> Result<Option<u64>, CacheError> {
+        let size = self.upstream.by(by).head_blob(repository, digest).await?;
         self.store.put_link(repository, digest, size);
         Ok(size)
     }
 
-    pub(super) fn wanted(&self, repository: &Repository, digest: &Digest) -> Wanted {
+    pub(super) fn wanted(&self, by: &Requester, repository: &Repository, digest: &Digest) -> Wanted {
         Wanted {
-            upstream: self.upstream.clone(),
+            upstream: self.upstream.by(by),
             repository: repository.clone(),
             digest: *digest,
             max_attempts: self.config.max_attempts,
@@ -122,7 +129,13 @@ impl Cache {
     }
 
     /// Waits until upstream has answered, so that a refusal still gets its own status.
-    async fn wait_open(&self, repository: &Repository, fill: &Arc<Fill>, size_hint: Option<u64>) -> Result<BlobAnswer, CacheError> {
+    async fn wait_open(
+        &self,
+        by: &Requester,
+        repository: &Repository,
+        fill: &Arc<Fill>,
+        size_hint: Option<u64>,
+    ) -> Result<BlobAnswer, CacheError> {
         let mut progress = fill.watch();
         let (phase, frontier, size) = {
             let opened = progress.wait_for(|progress| !matches!(progress.phase, Phase::Opening)).await.map_err(|_| CacheError::Lost)?;
@@ -132,7 +145,7 @@ impl Cache {
             Phase::Failed(error) => return Err(error),
             // Nothing could be written at all.
             Phase::Detached { .. } if frontier == 0 => {
-                let source = Source::open(self.wanted(repository, &fill.wanted.digest), 0).await?;
+                let source = Source::open(self.wanted(by, repository, &fill.wanted.digest), 0).await?;
                 return Ok(BlobAnswer { content: Content::through(source, fill.wanted.digest), origin: Origin::Miss });
             }
             Phase::Opening | Phase::Flowing | Phase::Verified | Phase::Detached { .. } => {}

@@ -21,6 +21,9 @@ pub enum CacheError {
     /// Too many downloads wait already.
     #[error("{max} downloads run already and none ended within {} s (upstream.maxConcurrentFills)", waited.as_secs())]
     Busy { max: usize, waited: Duration },
+    /// Upstream was not quick enough for what only confirms something that is known.
+    #[error("upstream did not answer within {} ms", waited.as_millis())]
+    Late { waited: Duration },
     /// The disk failed where there was no way around it.
     #[error("{0}")]
     Store(String),
@@ -40,6 +43,12 @@ impl CacheError {
         Self::NoManifest { repository: Box::new(repository.clone()), reason: crate::telemetry::chain(error) }
     }
 
+    /// Whether upstream said that it does not have it.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Upstream(error) if error.is_not_found())
+    }
+
     /// A short word for metrics.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -48,6 +57,7 @@ impl CacheError {
             Self::Mismatch { .. } => "digest_mismatch",
             Self::NoManifest { .. } => "no_manifest",
             Self::Busy { .. } => "busy",
+            Self::Late { .. } => "late",
             Self::Store(_) => "store",
             Self::Lost => "lost",
         }

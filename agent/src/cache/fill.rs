@@ -24,6 +24,7 @@ use super::source::{Source, Wanted};
 use super::tail::Tail;
 use crate::metrics::Metrics;
 use crate::oci::{Digest, Hasher, Registry, Repository};
+use crate::requester::Requester;
 use crate::store::{Reader, ShortDigest, Store, StoreError, Writer};
 
 /// Fills that run or wait for their turn; clients are turned away above it.
@@ -65,8 +66,13 @@ pub(super) struct Fill {
 }
 
 impl Fill {
-    /// Whether it was begun for this repository: then its refusal is ours too.
-    pub(super) fn is_for(&self, repository: &Repository) -> bool {
+    /// Whether it was begun for this repository, and by whoever asks now: then its refusal is theirs too.
+    pub(super) fn is_for(&self, requester: &Requester, repository: &Repository) -> bool {
+        self.wanted.repository == *repository && self.wanted.upstream.requester() == requester
+    }
+
+    /// Whether it asks for this repository, be it by somebody else.
+    pub(super) fn is_of(&self, repository: &Repository) -> bool {
         self.wanted.repository == *repository
     }
 
@@ -260,6 +266,7 @@ impl Leader {
             self.fills.wrong.insert(wanted.digest, source.endpoint().clone());
             return Err(CacheError::Mismatch { repository: Box::new(wanted.repository.clone()), expected, actual }.into());
         }
+        self.fills.store.came(&wanted.repository, &wanted.digest);
         self.fill.update(|progress| {
             progress.size = Some(progress.frontier);
             progress.phase = Phase::Verified;

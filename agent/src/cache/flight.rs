@@ -61,6 +61,13 @@ where
         value.clone()
     }
 
+    /// The result of the work that runs under `key`, if any does.
+    pub(super) async fn running(&self, key: &K) -> Option<V> {
+        let mut result = self.lock().get(key).cloned()?;
+        let value = result.wait_for(Option::is_some).await.ok()?;
+        value.clone()
+    }
+
     fn enter<F>(self: &Arc<Self>, key: K, lead: impl FnOnce(Landing<K, V>) -> F) -> watch::Receiver<Option<V>>
     where
         F: Future<Output = ()> + Send + 'static,

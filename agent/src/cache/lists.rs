@@ -7,6 +7,7 @@ use serde_json::json;
 use super::Cache;
 use super::error::CacheError;
 use crate::oci::{Digest, Manifest, Page, Repository};
+use crate::requester::Requester;
 use crate::upstream::{List, ListReply, UpstreamError};
 
 /// A list, ready to send.
@@ -39,8 +40,8 @@ impl Cache {
     ///
     /// # Errors
     /// When upstream does not answer and the cache knows no tag of the repository.
-    pub async fn tags(&self, repository: &Repository, page: &Page) -> Result<ListAnswer, CacheError> {
-        let error = match self.upstream.list(repository, &List::Tags(page.clone())).await {
+    pub async fn tags(&self, by: &Requester, repository: &Repository, page: &Page) -> Result<ListAnswer, CacheError> {
+        let error = match self.upstream.by(by).list(repository, &List::Tags(page.clone())).await {
             Ok(reply) => return Ok(ListAnswer::from_upstream(reply, "application/json")),
             Err(error) => error,
         };
@@ -63,9 +64,15 @@ impl Cache {
     ///
     /// # Errors
     /// When upstream does not answer and never said anything of this subject.
-    pub async fn referrers(&self, repository: &Repository, subject: &Digest, kind: Option<&str>) -> Result<ListAnswer, CacheError> {
+    pub async fn referrers(
+        &self,
+        by: &Requester,
+        repository: &Repository,
+        subject: &Digest,
+        kind: Option<&str>,
+    ) -> Result<ListAnswer, CacheError> {
         let list = List::Referrers { digest: *subject, artifact_type: kind.map(str::to_owned) };
-        let error = match self.upstream.list(repository, &list).await {
+        let error = match self.upstream.by(by).list(repository, &list).await {
             Ok(reply) => {
                 self.remember_referrers(repository, subject, kind.is_none() && reply.next.is_none(), &reply.body);
                 return Ok(ListAnswer::from_upstream(reply, INDEX_TYPE));

@@ -7,6 +7,7 @@ use super::error::CacheError;
 use super::tags::Stale;
 use super::{Cache, Origin};
 use crate::oci::{Algorithm, Digest, Hasher, Manifest, Repository, Tag, Target, is_manifest_type};
+use crate::requester::Requester;
 use crate::store::{TagRecord, UpstreamStatus, now_seconds};
 use crate::upstream::FetchedManifest;
 
@@ -28,7 +29,7 @@ const LARGE_BYTES: usize = 128 << 10;
 static LARGE_TURNS: Semaphore = Semaphore::const_new(2);
 
 /// What is fetched once for all who ask.
-pub(super) type ManifestKey = (Repository, Target);
+pub(super) type ManifestKey = (Requester, Repository, Target);
 pub(super) type ManifestResult = Result<ManifestAnswer, CacheError>;
 
 impl Cache {
@@ -36,10 +37,10 @@ impl Cache {
     ///
     /// # Errors
     /// When neither the disk nor upstream has it, or it is not the repository's.
-    pub async fn manifest(&self, repository: &Repository, target: &Target) -> ManifestResult {
+    pub async fn manifest(&self, by: &Requester, repository: &Repository, target: &Target) -> ManifestResult {
         let answer = match target {
-            Target::Tag(tag) => self.manifest_by_tag(repository, tag).await,
-            Target::Digest(digest) => self.manifest_by_digest(repository, digest).await,
+            Target::Tag(tag) => self.manifest_by_tag(by, repository, tag).await,
+            Target::Digest(digest) => self.manifest_by_digest(by, repository, digest).await,
         }?;
         if answer.origin != Origin::Miss {
             self.keep_at_last(repository, target, &answer);
@@ -47,13 +48,14 @@ impl Cache {
         Ok(answer)
     }
 
-    async fn manifest_by_digest(&self, repository: &Repository, digest: &Digest) -> ManifestResult {
+    async fn manifest_by_digest(&self, by: &Requester, repository: &Repository, digest: &Digest) -> ManifestResult {
         if let Some(media_type) = self.store.find_manifest(repository, digest).await
+            && !self.is_anothers_manifest(by, repository, digest).await
             && let Some(answer) = self.stored_manifest(digest, media_type).await
         {
             return Ok(answer);
         }
-        self.fetch_manifest(repository, &Target::Digest(*digest)).await
+        self.fetch_manifest(by, repository, &Target::Digest(*digest)).await
     }
 
     /// A manifest from disk. One that cannot be read is absent: upstream may have it.
@@ -76,12 +78,15 @@ impl Cache {
     }
 
     /// Fetches a manifest once for all who ask, and stores it behind their backs.
-    pub(super) async fn fetch_manifest(&self, repository: &Repository, target: &Target) -> ManifestResult {
-        let key = (repository.clone(), target.clone());
+    pub(super) async fn fetch_manifest(&self, by: &Requester, repository: &Repository, target: &Target) -> ManifestResult {
+        if let Some(answer) = self.found_open(by, repository, target).await {
+            return Ok(answer);
+        }
+        let key = (by.clone(), repository.clone(), target.clone());
         let cache = self.clone();
         let lead = |landing: super::flight::Landing<ManifestKey, ManifestResult>| async move {
-            let (repository, target) = key;
-            let fetched = cache.upstream.get_manifest(&repository, &target).await.map_err(CacheError::from);
+            let (by, repository, target) = key;
+            let fetched = cache.upstream.by(&by).get_manifest(&repository, &target).await.map_err(CacheError::from);
             // From before it is known until it is stored: nothing is deleted that it references.
             let naming = cache.store.naming().await;
             let accepted = match fetched {
@@ -98,18 +103,28 @@ impl Cache {
                     if let CacheError::Mismatch { .. } | CacheError::NoManifest { .. } = &error {
                         cache.metrics.upstream_error(&repository.registry, error.reason());
                     }
-                    cache.fetch_failed(&repository, &target, &error);
+                    if !by.is_asking_for_leave() {
+                        cache.fetch_failed(&repository, &target, &error);
+                    }
                     landing.finish(Err(error));
                 }
             }
             drop(naming);
         };
-        let answer = self.manifests.join((repository.clone(), target.clone()), lead).await.unwrap_or(Err(CacheError::Lost))?;
+        let answer = self.manifests.join((by.clone(), repository.clone(), target.clone()), lead).await.unwrap_or(Err(CacheError::Lost))?;
         if !self.quiet {
             // It may have been here before, under another name, or have come for somebody who does not use it.
             self.store.touch(&answer.digest);
         }
         Ok(answer)
+    }
+
+    /// What was fetched a moment ago to see whether everybody may have it, and is still being stored.
+    async fn found_open(&self, by: &Requester, repository: &Repository, target: &Target) -> Option<ManifestAnswer> {
+        if !self.config.looks_at_rights || *by != Requester::Anyone {
+            return None;
+        }
+        self.manifests.running(&(Requester::Nobody, repository.clone(), target.clone())).await?.ok()
     }
 
     /// Checks a manifest and enters it into the index. Large ones take a thread of their own, few at a time: reading one can take many

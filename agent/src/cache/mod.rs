@@ -5,11 +5,13 @@
 
 mod blobs;
 mod catalogue;
+mod claims;
 mod error;
 mod fill;
 mod findings;
 mod flight;
 mod held;
+mod leave;
 mod lists;
 mod manifests;
 mod pump;
@@ -33,6 +35,7 @@ pub use catalogue::{BlobEntry, ImageDetail, ImageEntry, ManifestEntry};
 pub use error::CacheError;
 pub use findings::Findings;
 pub use held::{Blobs, HeldImage, Holding};
+pub use leave::Asked;
 pub use lists::ListAnswer;
 pub use manifests::ManifestAnswer;
 pub use refresh::Refreshed;
@@ -40,9 +43,9 @@ pub use stream::Content;
 pub use tags::Stale;
 pub use warm::{Platforms, WarmEvent};
 
-use crate::config::Config;
+use crate::config::{AuthMode, Config};
 use crate::metrics::Metrics;
-use crate::oci::{Digest, Registry, Repository, Tag};
+use crate::oci::{Digest, Registry};
 use crate::store::{ShortDigest, Store, StoreError};
 use crate::upstream::Upstream;
 
@@ -81,6 +84,8 @@ struct CacheConfig {
     fresh_for: Duration,
     revalidate_timeout: Duration,
     max_attempts: u32,
+    /// Not everybody may have everything.
+    looks_at_rights: bool,
 }
 
 /// The pull-through cache. Cheap to clone.
@@ -92,7 +97,8 @@ pub struct Cache {
     config: Arc<CacheConfig>,
     fills: Arc<fill::Fills>,
     manifests: Arc<flight::Flights<manifests::ManifestKey, manifests::ManifestResult>>,
-    confirmations: Arc<flight::Flights<(Repository, Tag), tags::Confirmation>>,
+    confirmations: Arc<flight::Flights<tags::ConfirmationKey, tags::Confirmation>>,
+    leaves: Arc<flight::Flights<leave::LeaveKey, Result<(), CacheError>>>,
     unkept: Arc<unkept::Unkept>,
     /// Registries that could not be asked a moment ago, and why.
     unavailable: moka::sync::Cache<Registry, String>,
@@ -112,11 +118,13 @@ impl Cache {
             fresh_for: config.tags.fresh_for,
             revalidate_timeout: config.tags.revalidate_timeout,
             max_attempts: config.upstream.max_attempts,
+            looks_at_rights: config.auth.mode != AuthMode::None,
         };
         Self {
             fills: fill::Fills::new(limits, store.clone(), Arc::clone(&metrics), tasks.clone()),
             manifests: flight::Flights::new(tasks.clone()),
             confirmations: flight::Flights::new(tasks.clone()),
+            leaves: flight::Flights::new(tasks.clone()),
             unkept: unkept::Unkept::new(tasks.clone()),
             unavailable: moka::sync::Cache::builder().max_capacity(1000).time_to_live(UNAVAILABLE_FOR).build(),
             config: Arc::new(own),

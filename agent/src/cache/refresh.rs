@@ -6,10 +6,11 @@ use tokio::sync::mpsc;
 
 use super::catalogue::DEPTH_MAX;
 use super::error::CacheError;
-use super::tags::Confirmation;
+use super::tags::{Confirmation, ConfirmationKey};
 use super::warm::{Platforms, WarmEvent, choose};
 use super::{Cache, flight};
 use crate::oci::{Digest, Image, Manifest, Repository, Tag, Target};
+use crate::requester::Requester;
 
 /// What upstream said of a tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +32,12 @@ impl Cache {
             return Refreshed::Absent;
         };
         let (cache, digest) = (self.clone(), record.digest);
-        let key = (repository.clone(), tag.clone());
-        let lead = |landing: flight::Landing<(Repository, Tag), Confirmation>| async move {
-            let (repository, tag) = key;
-            landing.finish(cache.revalidate(&repository, &tag, &digest).await);
+        let key = (Requester::Agent, repository.clone(), tag.clone());
+        let lead = |landing: flight::Landing<ConfirmationKey, Confirmation>| async move {
+            let (by, repository, tag) = key;
+            landing.finish(cache.revalidate(&by, &repository, &tag, &digest).await);
         };
-        match self.confirmations.join((repository.clone(), tag.clone()), lead).await {
+        match self.confirmations.join((Requester::Agent, repository.clone(), tag.clone()), lead).await {
             Some(Confirmation::Same) => Refreshed::Same,
             Some(Confirmation::Moved(answer)) => Refreshed::Moved(answer.digest),
             Some(Confirmation::Unconfirmed { reason, .. }) => Refreshed::Unconfirmed(reason),
@@ -53,7 +54,7 @@ impl Cache {
             return Ok(false);
         };
         if is_manifest {
-            self.fetch_manifest(&repository, &Target::Digest(*digest)).await?;
+            self.fetch_manifest(&Requester::Agent, &repository, &Target::Digest(*digest)).await?;
         } else {
             self.fetch_blob(&repository, digest).await?;
         }

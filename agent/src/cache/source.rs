@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 
 use crate::oci::{Digest, Repository};
-use crate::upstream::{self, BlobStream, EndpointId, Upstream, UpstreamError};
+use crate::upstream::{self, BlobStream, EndpointId, Errand, UpstreamError};
 
 /// After so many bytes without a break, earlier breaks are forgotten.
 const WELL_ON_BYTES: u64 = 1 << 20;
@@ -15,7 +15,8 @@ const RESUMES_MAX: u32 = 20;
 /// What to fetch, and how stubbornly.
 #[derive(Debug, Clone)]
 pub(super) struct Wanted {
-    pub(super) upstream: Upstream,
+    /// By whom it was begun.
+    pub(super) upstream: Errand,
     pub(super) repository: Repository,
     pub(super) digest: Digest,
     /// Attempts without a new byte before it is given up.

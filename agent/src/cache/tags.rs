@@ -10,6 +10,7 @@ use super::error::CacheError;
 use super::manifests::ManifestResult;
 use super::{Cache, Origin};
 use crate::oci::{Digest, Repository, Tag, Target};
+use crate::requester::Requester;
 use crate::store::{TagRecord, UpstreamStatus, now_seconds};
 use crate::upstream::UpstreamError;
 
@@ -23,6 +24,9 @@ pub struct Stale {
     pub validated_at: u64,
 }
 
+/// A tag is confirmed once for all who ask with the same rights.
+pub(super) type ConfirmationKey = (Requester, Repository, Tag);
+
 /// What a revalidation found.
 #[derive(Debug, Clone)]
 pub(super) enum Confirmation {
@@ -32,24 +36,24 @@ pub(super) enum Confirmation {
 }
 
 impl Cache {
-    pub(super) async fn manifest_by_tag(&self, repository: &Repository, tag: &Tag) -> ManifestResult {
+    pub(super) async fn manifest_by_tag(&self, by: &Requester, repository: &Repository, tag: &Tag) -> ManifestResult {
         let target = Target::Tag(tag.clone());
         let Some(record) = self.store.find_tag(repository, tag).await else {
-            return self.fetch_manifest(repository, &target).await;
+            return self.fetch_manifest(by, repository, &target).await;
         };
         if self.is_fresh(&record) {
             return match self.stored_manifest(&record.digest, Some(record.media_type)).await {
                 Some(answer) => Ok(answer),
-                None => self.fetch_manifest(repository, &target).await,
+                None => self.fetch_manifest(by, repository, &target).await,
             };
         }
-        match self.confirm(repository, tag, &record.digest).await {
+        match self.confirm(by, repository, tag, &record.digest).await {
             Confirmation::Moved(answer) => Ok(*answer),
             Confirmation::Same => match self.stored_manifest(&record.digest, Some(record.media_type)).await {
                 Some(answer) => Ok(super::ManifestAnswer { origin: Origin::Revalidated, ..answer }),
-                None => self.fetch_manifest(repository, &target).await,
+                None => self.fetch_manifest(by, repository, &target).await,
             },
-            Confirmation::Unconfirmed { status, reason } => self.serve_stale(repository, tag, record, status, reason).await,
+            Confirmation::Unconfirmed { status, reason } => self.serve_stale(by, (repository, tag), record, status, reason).await,
         }
     }
 
@@ -61,15 +65,15 @@ impl Cache {
 
     async fn serve_stale(
         &self,
-        repository: &Repository,
-        tag: &Tag,
+        by: &Requester,
+        (repository, tag): (&Repository, &Tag),
         record: TagRecord,
         status: UpstreamStatus,
         reason: String,
     ) -> ManifestResult {
         let Some(answer) = self.stored_manifest(&record.digest, Some(record.media_type)).await else {
             // Not even the bytes are here: let upstream's own refusal be the answer.
-            return self.fetch_manifest(repository, &Target::Tag(tag.clone())).await;
+            return self.fetch_manifest(by, repository, &Target::Tag(tag.clone())).await;
         };
         tracing::warn!(%repository, %tag, digest = %record.digest, ?status, reason, "serving a tag that upstream did not confirm");
         self.metrics.stale.get_or_create(&crate::metrics::ReasonLabels { reason: label(status) }).inc();
@@ -79,17 +83,17 @@ impl Cache {
 
     /// Asks upstream whether the tag still means `digest`. Clients wait for it as long as `tags.revalidateTimeout`; the question
     /// itself goes on, so that the next client finds its answer.
-    async fn confirm(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Confirmation {
+    async fn confirm(&self, by: &Requester, repository: &Repository, tag: &Tag, digest: &Digest) -> Confirmation {
         if let Some(reason) = self.unavailable.get(&repository.registry) {
             return Confirmation::Unconfirmed { status: UpstreamStatus::Unavailable, reason };
         }
         let (cache, digest) = (self.clone(), *digest);
-        let key = (repository.clone(), tag.clone());
-        let lead = |landing: super::flight::Landing<(Repository, Tag), Confirmation>| async move {
-            let (repository, tag) = key;
-            landing.finish(cache.revalidate(&repository, &tag, &digest).await);
+        let key = (by.clone(), repository.clone(), tag.clone());
+        let lead = |landing: super::flight::Landing<ConfirmationKey, Confirmation>| async move {
+            let (by, repository, tag) = key;
+            landing.finish(cache.revalidate(&by, &repository, &tag, &digest).await);
         };
-        let asked = self.confirmations.join((repository.clone(), tag.clone()), lead);
+        let asked = self.confirmations.join((by.clone(), repository.clone(), tag.clone()), lead);
         match timeout(self.config.revalidate_timeout, asked).await {
             Ok(Some(confirmation)) => confirmation,
             Ok(None) => Confirmation::Unconfirmed { status: UpstreamStatus::Unavailable, reason: CacheError::Lost.to_string() },
@@ -102,15 +106,15 @@ impl Cache {
         }
     }
 
-    pub(super) async fn revalidate(&self, repository: &Repository, tag: &Tag, digest: &Digest) -> Confirmation {
+    pub(super) async fn revalidate(&self, by: &Requester, repository: &Repository, tag: &Tag, digest: &Digest) -> Confirmation {
         let target = Target::Tag(tag.clone());
-        let error: CacheError = match self.upstream.head_manifest(repository, &target).await {
+        let error: CacheError = match self.upstream.by(by).head_manifest(repository, &target).await {
             Ok(head) if head.digest == Some(*digest) => {
                 self.store.note_tag(repository, tag, digest, UpstreamStatus::Ok);
                 return Confirmation::Same;
             }
             // Another digest; or none, from a registry that does not say it: then only the manifest itself tells.
-            Ok(_) => match self.fetch_manifest(repository, &target).await {
+            Ok(_) => match self.fetch_manifest(by, repository, &target).await {
                 Ok(answer) if answer.digest == *digest => return Confirmation::Same,
                 Ok(answer) => {
                     tracing::info!(%repository, %tag, from = %digest, to = %answer.digest, "a tag moved");

@@ -15,8 +15,9 @@ use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::oci::Target;
-use crate::upstream::tests::support::{Reply, Seen, Server, digest, mk_plain, mk_upstream, repo};
+use crate::oci::{Repository, Target};
+use crate::requester::Requester;
+use crate::upstream::tests::support::{Reply, Seen, Server, digest, mk_plain, repo};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -113,7 +114,8 @@ impl Scene {
         config.upstream = mk_plain(&server);
         // Nothing here stalls but a busy machine.
         config.upstream.stall_timeout = Duration::from_secs(30);
-        let cache = Cache::new(&config, store.clone(), mk_upstream(config.upstream.clone()), Arc::clone(&metrics), &tasks);
+        let cache =
+            Cache::new(&config, store.clone(), Upstream::new(config.upstream.clone(), Arc::new(())).unwrap(), Arc::clone(&metrics), &tasks);
         let app = repo(&server.registry, "app");
         Self { dir, shelf, server, store, cache, metrics, tasks, app, image }
     }
@@ -144,13 +146,13 @@ impl Scene {
     }
 
     async fn manifest(&self, target: Target, bytes: &Bytes) -> Origin {
-        let answer = self.cache.manifest(&self.app, &target).await.unwrap();
+        let answer = self.cache.manifest(&Requester::Anyone, &self.app, &target).await.unwrap();
         assert_eq!(answer.bytes, bytes);
         answer.origin
     }
 
     async fn blob(&self, bytes: &Bytes) -> Origin {
-        let answer = self.cache.blob(&self.app, &digest(bytes)).await.unwrap();
+        let answer = self.cache.blob(&Requester::Anyone, &self.app, &digest(bytes)).await.unwrap();
         let origin = answer.origin;
         let mut stream = Box::pin(answer.content.stream(None, Arc::clone(&self.metrics)));
         let mut got = Vec::new();

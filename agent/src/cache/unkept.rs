@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_util::task::TaskTracker;
 
-use super::manifests::ManifestKey;
 use super::{Cache, ManifestAnswer};
 use crate::oci::{Digest, Repository, Target};
 
@@ -18,7 +17,7 @@ const NAMES_MAX: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Unkept {
     /// Held for a look or an insertion, never across an await.
-    names: Mutex<HashSet<ManifestKey>>,
+    names: Mutex<HashSet<(Repository, Target)>>,
     tasks: TaskTracker,
 }
 
@@ -43,7 +42,7 @@ impl Unkept {
         !names.is_empty() && names.remove(&(repository.clone(), target.clone()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashSet<ManifestKey>> {
+    fn lock(&self) -> MutexGuard<'_, HashSet<(Repository, Target)>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,6 +10,7 @@ use super::error::CacheError;
 use super::fill::Phase;
 use super::{Cache, ManifestAnswer};
 use crate::oci::{Descriptor, Digest, Image, Manifest, Repository, Target};
+use crate::requester::Requester;
 
 /// Which manifests of an index are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,12 +48,12 @@ impl Cache {
         events: &mpsc::Sender<WarmEvent>,
     ) -> Result<WarmEvent, CacheError> {
         let repository = image.repository();
-        let root = self.manifest(repository, &image.target()).await?.digest;
+        let root = self.manifest(&Requester::Agent, repository, &image.target()).await?.digest;
         let mut bytes = 0;
         let mut seen = BTreeSet::from([root]);
         let mut open = vec![(root, image.target(), 0)];
         while let Some((digest, target, depth)) = open.pop() {
-            let answer = self.manifest(repository, &target).await?;
+            let answer = self.manifest(&Requester::Agent, repository, &target).await?;
             let manifest = self.announce(repository, &answer, events).await?;
             bytes += answer.bytes.len() as u64;
             for child in choose(&manifest, platforms) {
@@ -103,7 +104,7 @@ impl Cache {
         digest: &Digest,
         listener: Option<(&Descriptor, &mpsc::Sender<WarmEvent>)>,
     ) -> Result<u64, CacheError> {
-        let fill = self.fills.join_or_lead(self.wanted(repository, digest))?;
+        let fill = self.fills.join_or_lead(self.wanted(&Requester::Agent, repository, digest))?;
         let mut progress = fill.watch();
         // A fill that is over already, and only being synced, was somebody else's.
         let cached = matches!(progress.borrow().phase, Phase::Verified);

@@ -11,7 +11,7 @@ use serde_saphyr::{DefaultMessageFormatter, Error, MessageFormatter as _};
 use super::amount::{Amount, Watermark};
 use super::error::{ConfigError, Place};
 use super::scalar::{Address, Count, FilePath, Host, Span, Text, Timeout};
-use super::{Endpoint, Scope};
+use super::{AuthMode, Endpoint, OnUpstreamDown, Scope};
 
 /// The whole file. What is absent is left to flags and defaults.
 #[derive(Debug, Default, Deserialize)]
@@ -35,6 +35,8 @@ pub(super) struct File {
     pub(super) upstream: UpstreamFile,
     #[serde(deserialize_with = "or_default")]
     pub(super) cache: CacheFile,
+    #[serde(deserialize_with = "or_default")]
+    pub(super) auth: AuthFile,
 }
 
 /// `registries.<host>`.
@@ -97,6 +99,17 @@ pub(super) struct CacheFile {
     pub(super) scope: Option<Scope>,
     pub(super) orphan_grace: Option<Text<Span>>,
     pub(super) scrub: Option<ScrubFile>,
+}
+
+/// `auth`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct AuthFile {
+    pub(super) mode: Option<AuthMode>,
+    #[serde(rename = "proofTTL")]
+    pub(super) proof_ttl: Option<Text<Timeout>>,
+    pub(super) on_upstream_down: Option<OnUpstreamDown>,
+    pub(super) share_registry_auth: Option<bool>,
 }
 
 /// `cache.scrub`.

@@ -11,7 +11,9 @@ use rustls::pki_types::pem::PemObject as _;
 use super::error::{ConfigError, Place};
 use super::file::{File, LimitsFile, RegistryFile, RegistryLimitsFile, TagsFile, UpstreamFile, spell_key};
 use super::scalar::{Address, Count, FilePath, Host, Span, Text, Timeout};
-use super::{Config, ControlAddress, ControlConfig, LimitsConfig, LogConfig, RegistryConfig, Reload, TagsConfig, UpstreamConfig, cache};
+use super::{
+    Config, ControlAddress, ControlConfig, LimitsConfig, LogConfig, RegistryConfig, Reload, TagsConfig, UpstreamConfig, auth, cache,
+};
 use crate::args::{ControlArgs, ServeArgs};
 
 impl Config {
@@ -45,6 +47,7 @@ pub(super) fn merge(args: ServeArgs, file: File, path: &Path) -> Result<Config, 
         registry_auth: auth_flag,
         tag_fresh_for,
         drain_timeout: drain_flag,
+        auth: auth_flags,
         cache: cache_flags,
         log_format,
         log_level,
@@ -61,6 +64,7 @@ pub(super) fn merge(args: ServeArgs, file: File, path: &Path) -> Result<Config, 
         limits,
         upstream,
         cache: cache_file,
+        auth: auth_section,
     } = file;
     let defaults = Config::default();
 
@@ -79,13 +83,15 @@ pub(super) fn merge(args: ServeArgs, file: File, path: &Path) -> Result<Config, 
     }
     let registries = registries.into_iter().map(|(registry, (config, _))| (registry, config)).collect();
 
+    let control = read_control(control)?;
     Ok(Config {
+        auth: auth::read(auth_flags, auth_section, path, control.is_some())?,
         listen_is_default: listen.is_empty(),
         listen: if listen.is_empty() { defaults.listen } else { listen.into_iter().map(|Address(address)| address).collect() },
         admin_listen: admin_flag.or(admin_listen.map(|Text(address)| address)).map_or(defaults.admin_listen, |Address(address)| address),
         metrics_listen: metrics_listen.map(|Address(address)| address),
         node_name: node_name.filter(|name| !name.is_empty()),
-        control: read_control(control)?,
+        control,
         data_dir: data_dir_flag.or(data_dir.map(|Text(FilePath(dir))| dir)).unwrap_or(defaults.data_dir),
         drain_timeout: drain_flag.or(drain_timeout.map(|Text(span)| span)).map_or(defaults.drain_timeout, |Span(time)| time),
         tags: read_tags(tags, tag_fresh_for),

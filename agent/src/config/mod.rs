@@ -3,6 +3,7 @@
 //! `file` reads the YAML file, `load` lays flags over it; both finish before any port is bound.
 
 mod amount;
+mod auth;
 mod cache;
 mod control;
 mod endpoint;
@@ -16,6 +17,7 @@ mod scalar;
 mod tests;
 
 pub use amount::{Amount, Watermark};
+pub use auth::{AuthConfig, AuthMode, OnUpstreamDown};
 pub use cache::{CacheConfig, Scope, ScrubConfig};
 pub use control::{ControlAddress, ControlConfig, ControlUrl, HostPort};
 pub use error::{ConfigError, Place};
@@ -62,6 +64,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// How upstream is asked.
     pub upstream: UpstreamConfig,
+    /// Who may have private images.
+    pub auth: AuthConfig,
     /// What the cache may take of the disk.
     pub cache: CacheConfig,
     /// How that is read again while the agent runs.
@@ -84,6 +88,7 @@ impl Default for Config {
             tags: TagsConfig::default(),
             limits: LimitsConfig::default(),
             upstream: UpstreamConfig::default(),
+            auth: AuthConfig::default(),
             cache: CacheConfig::default(),
             reload: None,
             log: LogConfig::default(),

@@ -141,7 +141,7 @@ fn an_unknown_key_is_named_with_the_known_ones() {
     check(
         "tag: {}",
         ": tag: unknown key: expected one of listen, adminListen, dataDir, drainTimeout, registryAuth, plainHttp, registries, tags, \
-         limits, upstream, cache",
+         limits, upstream, cache, auth",
     );
 }
 

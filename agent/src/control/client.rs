@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
 use http::{Method, StatusCode};
-use kuik_crd::control::{LONG_POLL_SECONDS, REPORT_PATH, ReportAnswer};
+use kuik_crd::control::{CREDENTIALS_PATH, CredentialsRequest, LONG_POLL_SECONDS, REPORT_PATH, ReportAnswer};
+use kuik_crd::credentials::CredentialsAnswer;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Response, redirect};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use secrecy::SecretSlice;
 use serde::de::DeserializeOwned;
 
 use crate::config::{ControlConfig, HostPort};
@@ -57,6 +59,8 @@ pub(super) enum ControlError {
     TooLarge,
     #[error("the control API's answer is not understood")]
     Foreign(#[source] serde_json::Error),
+    #[error("the control API's answer about pull secrets is not understood")]
+    Unclear,
 }
 
 impl ControlError {
@@ -69,13 +73,13 @@ impl ControlError {
             Self::Refused { status, .. } if status.as_u16() == 401 || status.as_u16() == 403 => "denied",
             Self::Refused { status, .. } if status.as_u16() == 429 => "rate_limited",
             Self::Refused { .. } => "refused",
-            Self::TooLarge | Self::Foreign(_) => "foreign",
+            Self::TooLarge | Self::Foreign(_) | Self::Unclear => "foreign",
         }
     }
 
     /// The server certainly did not do what it was asked to do.
     pub(super) fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Unreachable(_) | Self::TooLarge | Self::Foreign(_))
+        !matches!(self, Self::Unreachable(_) | Self::TooLarge | Self::Foreign(_) | Self::Unclear)
     }
 
     pub(super) fn retry_after(&self) -> Option<Duration> {
@@ -142,6 +146,18 @@ impl Client {
         let response = accepted(request.send().await.map_err(ControlError::Unreachable)?).await?;
         let body = read(response, ANSWER_BYTES_MAX).await?.ok_or(ControlError::TooLarge)?;
         if body.is_empty() { Ok(ReportAnswer::default()) } else { serde_json::from_slice(&body).map_err(ControlError::Foreign) }
+    }
+
+    /// Asks for the pull secrets of a namespace.
+    pub(super) async fn credentials(&self, asked: &CredentialsRequest) -> Result<CredentialsAnswer, ControlError> {
+        let body = serde_json::to_vec(asked).expect("a request must serialise: it holds only strings");
+        let request = self.request(Method::POST, CREDENTIALS_PATH)?.header(CONTENT_TYPE, "application/json").body(body);
+        let response = accepted(request.send().await.map_err(ControlError::Unreachable)?).await?;
+        let body = read(response, ANSWER_BYTES_MAX).await?.ok_or(ControlError::TooLarge)?;
+        let answer = serde_json::from_slice(&body);
+        // The parser's own text may quote a secret, and so may what was read.
+        drop(SecretSlice::from(body));
+        answer.map_err(|_| ControlError::Unclear)
     }
 
     /// Whether there is anything to ask with.

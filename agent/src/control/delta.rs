@@ -59,7 +59,9 @@ fn mark(held: &Held) -> Mark {
         hasher.finish()
     };
     Mark {
-        essence: hash(&|hasher| (&held.digest, held.size_bytes, held.complete, held.upstream).hash(hasher)),
+        essence: hash(&|hasher| {
+            (&held.digest, held.size_bytes, held.complete, held.upstream, &held.proven, held.proven_count).hash(hasher)
+        }),
         times: hash(&|hasher| (held.used_at, held.checked_at, held.validated_at).hash(hasher)),
     }
 }

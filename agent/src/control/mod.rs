@@ -3,13 +3,15 @@
 //! ```text
 //!  control API ◀──TLS, token── client ◀── poll (desired, agents) ──▶ work: keep, refresh, drop ──▶ cache, store
 //!                                 ▲           │ last said, on disk
-//!                                 └────────── report ◀── delta ◀── what the cache holds
+//!                                 ├────────── report ◀── delta ◀── what the cache holds
+//!                                 └── credentials ◀── access: pull secrets of a namespace
 //! ```
 //! Serving waits for none of it: with the control API away the agent goes on with what it was told last, across its own restart too.
 //! `client.rs` alone names reqwest; `link.rs` says in the log when the connection is lost and when it is back.
 
 mod backoff;
 mod client;
+mod credentials;
 mod delta;
 mod link;
 mod pace;
@@ -30,9 +32,11 @@ pub use backoff::Backoff;
 pub use pace::Pace;
 
 use client::{Client, ControlError};
+use credentials::Purse;
 use link::Link;
 use poll::Subject;
 
+use crate::access::Access;
 use crate::cache::Cache;
 use crate::config::ControlConfig;
 use crate::disk::{self, Disk};
@@ -53,6 +57,7 @@ struct Parts {
     cache: Cache,
     metrics: Arc<Metrics>,
     disk: Disk,
+    access: Access,
     /// What was used here up to this time has been reported.
     heard_until: watch::Sender<u64>,
 }
@@ -101,7 +106,7 @@ impl Control {
     pub async fn start(
         config: ControlConfig,
         node: Option<&str>,
-        (cache, store, disk, metrics): (&Cache, &Store, &Disk, &Arc<Metrics>),
+        (cache, store, disk, access, metrics): (&Cache, &Store, &Disk, &Access, &Arc<Metrics>),
         pace: Pace,
     ) -> Self {
         if let Some(address) = &config.unexpanded {
@@ -119,10 +124,16 @@ impl Control {
             cache: cache.quietly(),
             metrics: Arc::clone(metrics),
             disk: disk.clone(),
+            access: access.clone(),
             heard_until: watch::Sender::new(0),
         });
         disk.join(disk::Cluster { desired: desired_seen.clone(), heard_until: parts.heard_until.subscribe() });
         let control = Self { tasks: TaskTracker::new(), stop: CancellationToken::new(), view: View { agents: agents_seen } };
+        if let Some(desired) = &*desired_seen.borrow() {
+            access.set_keys(&desired.pull_keys);
+        }
+        access.join(Arc::new(Purse { parts: Arc::clone(&parts) }));
+        control.spawn(hand_on_keys(access.clone(), desired_seen.clone()));
         control.spawn(poll::run(Arc::clone(&parts), DESIRED, desired));
         control.spawn(poll::run(Arc::clone(&parts), AGENTS, agents));
         control.spawn(work::run(Arc::clone(&parts), desired_seen.clone()));
@@ -151,5 +162,17 @@ impl Control {
                 () = run => {}
             }
         });
+    }
+}
+
+/// Pull tokens are checked with the keys that were said last.
+async fn hand_on_keys(access: Access, mut desired: watch::Receiver<Option<Desired>>) {
+    loop {
+        if let Some(desired) = &*desired.borrow_and_update() {
+            access.set_keys(&desired.pull_keys);
+        }
+        if desired.changed().await.is_err() {
+            return;
+        }
     }
 }

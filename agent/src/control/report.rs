@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kuik_crd::control::{Desired, Disk, Finding, Held, REPORT_MAX_BYTES, Report, UpstreamState};
+use kuik_crd::control::{Desired, Disk, Finding, Held, PROVEN_NAMES_MAX, REPORT_MAX_BYTES, Refused, Report, UpstreamState};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -21,11 +21,15 @@ use crate::telemetry;
 pub(super) async fn run(parts: Arc<Parts>, mut desired: watch::Receiver<Option<Desired>>) {
     let mut changes = parts.store.watch_changes();
     let mut findings = parts.cache.findings().watch();
+    let mut refusals = parts.access.refusals().watch();
+    let mut proven = parts.access.watch_proven();
     let mut reporter = Reporter::new(parts, desired.clone());
     let mut failures = 0;
     loop {
         changes.mark_unchanged();
         findings.mark_unchanged();
+        refusals.mark_unchanged();
+        proven.mark_unchanged();
         desired.mark_unchanged();
         match reporter.report().await {
             Ok(()) => failures = 0,
@@ -43,6 +47,8 @@ pub(super) async fn run(parts: Arc<Parts>, mut desired: watch::Receiver<Option<D
                     // The senders live as long as store, cache and polls.
                     _ = changes.changed() => {}
                     _ = findings.changed() => {}
+                    _ = refusals.changed() => {}
+                    _ = proven.changed() => {}
                     // Other digests may be pinned.
                     _ = desired.changed() => {}
                 }
@@ -125,7 +131,8 @@ impl Reporter {
     /// Whether there is more to tell than times of use. They go with the next report; until then nobody looks again for a while.
     async fn is_worth_it(&mut self) -> bool {
         let held = self.held().await;
-        let worth_it = !self.parts.cache.findings().waiting().is_empty() || self.ledger.delta(&held).is_essential;
+        let has_news = !self.parts.cache.findings().waiting().is_empty() || !self.parts.access.refusals().waiting().is_empty();
+        let worth_it = has_news || self.ledger.delta(&held).is_essential;
         if !worth_it {
             self.earliest = Instant::now() + self.parts.pace.settle_max;
         }
@@ -138,7 +145,17 @@ impl Reporter {
         let holdings = self.parts.cache.holdings().await;
         let mut held = self.pinned_parts(&holdings).await;
         held.extend(holdings.into_iter().map(|holding| of_cache(holding.held)));
-        bound(held)
+        held = bound(held);
+        held.iter_mut().for_each(|held| self.add_proven(held));
+        held
+    }
+
+    /// Says which namespaces have proven their right to an image.
+    fn add_proven(&self, held: &mut Held) {
+        let Ok(image) = held.image.parse::<Image>() else { return };
+        held.proven = self.parts.access.proven(image.repository());
+        held.proven_count = held.proven.len() as u64;
+        held.proven.truncate(PROVEN_NAMES_MAX);
     }
 
     /// The pinned digests that images with tags contain, such as one platform's manifest of an index.
@@ -186,8 +203,9 @@ impl Reporter {
         let looked_at = now_seconds();
         let held = self.held().await;
         let findings = self.parts.cache.findings().waiting();
+        let refusals = self.parts.access.refusals().waiting();
         let full = self.full_wanted || self.last_full.is_none_or(|at| at.elapsed() >= self.parts.pace.full_every);
-        let report = self.compose(full, &held, findings.clone()).await;
+        let report = self.compose(full, &held, (findings.clone(), refusals.clone())).await;
         let (images, sequence) = (report.images.len(), report.sequence);
         let body = fit(report);
         let bytes = body.len();
@@ -208,6 +226,7 @@ impl Reporter {
         self.parts.link.succeeded("report");
         self.parts.metrics.control_report("ok");
         self.parts.cache.findings().told(&findings);
+        self.parts.access.refusals().told(&refusals);
         self.sequence = sequence;
         self.ledger.settle(&held);
         if full {
@@ -220,7 +239,7 @@ impl Reporter {
         Ok(())
     }
 
-    async fn compose(&self, full: bool, held: &[Held], findings: Vec<Finding>) -> Report {
+    async fn compose(&self, full: bool, held: &[Held], (findings, refusals): (Vec<Finding>, Vec<Refused>)) -> Report {
         let (images, removed) = if full {
             (held.to_vec(), Vec::new())
         } else {
@@ -238,6 +257,7 @@ impl Reporter {
             images,
             removed,
             findings,
+            refusals,
         }
     }
 
@@ -302,7 +322,8 @@ fn of_cache(image: HeldImage) -> Held {
     let validated_at = tag.as_ref().map_or(0, |tag| tag.validated_at);
     // A clock that was set back must not make a check look like one of tomorrow.
     let checked_at = tag.as_ref().map_or(0, |tag| tag.checked_at.max(tag.validated_at)).min(now_seconds());
-    Held { image, digest: digest.to_string(), size_bytes, complete, used_at, checked_at, validated_at, upstream }
+    let digest = digest.to_string();
+    Held { image, digest, size_bytes, complete, used_at, checked_at, validated_at, upstream, proven: Vec::new(), proven_count: 0 }
 }
 
 #[cfg(test)]

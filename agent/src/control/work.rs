@@ -129,7 +129,7 @@ impl Worker {
 
     /// The control API wants something else.
     fn told(&mut self, desired: Desired) {
-        let Desired { keep, refresh, drop, pins, judged: _ } = desired;
+        let Desired { keep, refresh, drop, pins, judged: _, pull_keys: _ } = desired;
         let counts = [("keep", keep.len()), ("refresh", refresh.len()), ("drop", drop.len()), ("pin", pins.len())];
         counts.into_iter().for_each(|(kind, count)| self.parts.metrics.control_desired(kind, count));
         self.keep = keep.iter().filter_map(|image| read(image)).collect();

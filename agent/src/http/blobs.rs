@@ -15,22 +15,23 @@ use super::observe::Outcome;
 use crate::cache::{Cache, Content};
 use crate::metrics::Metrics;
 use crate::oci::{ByteRange, Digest, Repository};
+use crate::requester::Requester;
 
 pub(super) async fn serve(
-    cache: &Cache,
-    metrics: &Arc<Metrics>,
+    (cache, metrics): (&Cache, &Arc<Metrics>),
+    by: &Requester,
     method: &Method,
     request: &HeaderMap,
     repository: &Repository,
     digest: &Digest,
 ) -> Outcome {
     if method == Method::HEAD {
-        return match cache.blob_size(repository, digest).await {
+        return match cache.blob_size(by, repository, digest).await {
             Ok((size, origin)) => Outcome::new(head(request, digest, size)).from(origin),
             Err(error) => Outcome::new(error::of_cache(&error, Subject::Blob)).because(error.to_string()),
         };
     }
-    match cache.blob(repository, digest).await {
+    match cache.blob(by, repository, digest).await {
         Ok(answer) => Outcome::new(get(request, digest, answer.content, metrics)).from(answer.origin),
         Err(error) => Outcome::new(error::of_cache(&error, Subject::Blob)).because(error.to_string()),
     }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 
+use crate::access::Refusal;
 use crate::cache::CacheError;
 use crate::oci::{ErrorBody, ErrorCode, RouteError};
 use crate::upstream::UpstreamError;
@@ -29,9 +30,24 @@ pub(super) fn of_cache(error: &CacheError, subject: Subject) -> Response {
         CacheError::Mismatch { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::DigestInvalid, None),
         CacheError::NoManifest { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::ManifestInvalid, None),
         CacheError::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, Some(BUSY_RETRY_AFTER)),
+        CacheError::Late { .. } => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable, None),
         CacheError::Store(_) | CacheError::Lost => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, None),
     };
     body(status, code, &error.to_string(), retry_after)
+}
+
+/// A refusal before anything was looked at. The challenge is what makes a runtime show its pull secret (RFC 7617).
+pub(super) fn of_refusal(refusal: &Refusal, subject: Subject) -> Response {
+    let message = refusal.to_string();
+    match refusal {
+        Refusal::Unauthorized { .. } => {
+            let mut response = body(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, &message, None);
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"kube-image-keeper\""));
+            response
+        }
+        Refusal::Denied { .. } => body(StatusCode::FORBIDDEN, ErrorCode::Denied, &message, None),
+        Refusal::Unproven { error, .. } => of_cache(error, subject),
+    }
 }
 
 fn of_upstream(error: &UpstreamError, subject: Subject) -> Response {

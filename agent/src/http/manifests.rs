@@ -10,9 +10,17 @@ use super::headers;
 use super::observe::Outcome;
 use crate::cache::{Cache, ManifestAnswer, Stale};
 use crate::oci::{Repository, Target};
+use crate::requester::Requester;
 
-pub(super) async fn serve(cache: &Cache, method: &Method, request: &HeaderMap, repository: &Repository, target: &Target) -> Outcome {
-    match cache.manifest(repository, target).await {
+pub(super) async fn serve(
+    cache: &Cache,
+    by: &Requester,
+    method: &Method,
+    request: &HeaderMap,
+    repository: &Repository,
+    target: &Target,
+) -> Outcome {
+    match cache.manifest(by, repository, target).await {
         Ok(answer) => {
             let origin = answer.origin;
             Outcome::new(respond(method, request, answer)).from(origin)

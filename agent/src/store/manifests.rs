@@ -9,11 +9,15 @@ use crate::oci::{Digest, Manifest, Repository, Tag, is_manifest_type};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
 
-/// Enters a manifest and everything that it references into the index.
-pub(super) fn index(inner: &Inner, repository: &Repository, digest: &Digest, record: &ManifestRecord, manifest: &Manifest) {
+/// Enters a manifest and everything that it references into the index. What it references is `claimed`, unless more is known of it.
+pub(super) fn index(inner: &Inner, repository: &Repository, digest: &Digest, record: &ManifestRecord, manifest: &Manifest, claimed: bool) {
     for child in &manifest.children {
-        let link = LinkRecord { size: child.size, media_type: child.media_type.clone(), unfounded: false };
-        inner.index.put(Table::Links, &in_repository(repository, &digest_key(&child.digest)), encode(&link));
+        let key = in_repository(repository, &digest_key(&child.digest));
+        let known: Option<LinkRecord> = inner.index.get(Table::Links, &key).and_then(|bytes| decode(&bytes));
+        let has_manifest = || child.is_manifest && inner.index.get(Table::Manifests, &key).is_some();
+        let claimed = known.map_or_else(|| claimed && !has_manifest(), |known| known.claimed);
+        let link = LinkRecord { size: child.size, media_type: child.media_type.clone(), unfounded: false, claimed };
+        inner.index.put(Table::Links, &key, encode(&link));
     }
     if let Some(subject) = &manifest.subject {
         let mut key = in_repository(repository, &digest_key(subject));
@@ -23,6 +27,30 @@ pub(super) fn index(inner: &Inner, repository: &Repository, digest: &Digest, rec
         }
     }
     inner.index.put(Table::Manifests, &in_repository(repository, &digest_key(digest)), encode(record));
+    inner.came(repository, digest);
+}
+
+impl Inner {
+    fn came(&self, repository: &Repository, digest: &Digest) {
+        self.index.update(Table::Links, &in_repository(repository, &digest_key(digest)), &|old| {
+            let old: LinkRecord = decode(old)?;
+            old.claimed.then(|| encode(&LinkRecord { claimed: false, ..old }))
+        });
+    }
+
+    fn givers(&self, digest: &Digest) -> Vec<Repository> {
+        let wanted = digest_key(digest);
+        let mut found = Vec::new();
+        for table in [Table::Manifests, Table::Links] {
+            self.index.each(table, &mut |key, value| {
+                let Some(zero) = key.iter().position(|byte| *byte == 0).filter(|zero| key[zero + 1..] == *wanted) else { return };
+                let gave = table == Table::Manifests || decode::<LinkRecord>(value).is_some_and(|link| !link.claimed);
+                let repository = std::str::from_utf8(&key[..zero]).ok().and_then(|path| Repository::from_path(path).ok());
+                found.extend(repository.filter(|_| gave));
+            });
+        }
+        found
+    }
 }
 
 /// Held by who makes a manifest known, from before the first step until after the last: meanwhile nothing is deleted.
@@ -54,7 +82,7 @@ impl Store {
     /// Makes a manifest known at once, in memory; [`Store::persist_manifest`] makes it last.
     pub fn remember_manifest(&self, repository: &Repository, digest: &Digest, media_type: &str, bytes: &Bytes, manifest: &Manifest) {
         let record = ManifestRecord { media_type: media_type.to_owned(), size: bytes.len() as u64 };
-        index(&self.inner, repository, digest, &record, manifest);
+        index(&self.inner, repository, digest, &record, manifest, true);
         self.inner.small.insert(*digest, bytes.clone());
         self.inner.changes.blob(digest);
         self.inner.changes.name();
@@ -113,6 +141,12 @@ impl Store {
         .await
     }
 
+    /// The manifests that a repository has since this time or longer, in seconds since 1970.
+    pub async fn manifests_until(&self, repository: &Repository, until: u64) -> Vec<Digest> {
+        let (inner, repository) = (std::sync::Arc::clone(&self.inner), repository.clone());
+        super::blocking(move || Ok(refs::manifests_until(&inner.layout, &repository, until))).await.unwrap_or_default()
+    }
+
     /// What a tag meant last.
     #[must_use]
     pub fn tag(&self, repository: &Repository, tag: &Tag) -> Option<TagRecord> {
@@ -161,20 +195,31 @@ impl Store {
         }
         // A manifest may be asked for as a blob too: the specification lets registries answer so.
         let record: ManifestRecord = self.inner.index.get(Table::Manifests, &key).and_then(|bytes| decode(&bytes))?;
-        Some(LinkRecord { size: Some(record.size), media_type: Some(record.media_type), unfounded: false })
+        Some(LinkRecord { size: Some(record.size), media_type: Some(record.media_type), unfounded: false, claimed: false })
     }
 
     /// Notes that upstream serves a blob under the repository.
     pub fn put_link(&self, repository: &Repository, digest: &Digest, size: Option<u64>) {
         let key = in_repository(repository, &digest_key(digest));
         // A manifest may say so at this moment, and that counts for more: neither step replaces what it wrote.
-        let new = LinkRecord { size, unfounded: true, ..LinkRecord::default() };
+        let new = LinkRecord { size, unfounded: true, claimed: true, ..LinkRecord::default() };
         if !self.inner.index.put_if_absent(Table::Links, &key, encode(&new)) {
             self.inner.index.update(Table::Links, &key, &|old| {
                 let old: LinkRecord = decode(old)?;
                 Some(encode(&LinkRecord { size: size.or(old.size), ..old }))
             });
         }
+    }
+
+    /// Notes that a blob came from the repository itself.
+    pub fn came(&self, repository: &Repository, digest: &Digest) {
+        self.inner.came(repository, digest);
+    }
+
+    /// The repositories that a manifest or blob came from, as far as is known. Looks at everything.
+    pub async fn givers(&self, digest: &Digest) -> Vec<Repository> {
+        let (inner, digest) = (std::sync::Arc::clone(&self.inner), *digest);
+        super::blocking(move || Ok(inner.givers(&digest))).await.unwrap_or_default()
     }
 
     /// The tags that are known of a repository, in order.

@@ -60,6 +60,9 @@ pub struct LinkRecord {
     /// No manifest here says so, only upstream does: it may be served, and is no reason to keep it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unfounded: bool,
+    /// Only a manifest, or upstream's word, says so: what is here came for another repository, if it is here. Not set where that is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub claimed: bool,
 }
 
 /// A committed blob.

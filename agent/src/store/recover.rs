@@ -76,7 +76,8 @@ impl Visitor for Walk<'_> {
     fn manifest(&mut self, repository: &Repository, digest: &Digest, record: ManifestRecord) {
         match self.inner.read_verified(digest) {
             Ok(Some(bytes)) => match Manifest::parse(&bytes) {
-                Ok(manifest) => manifests::index(self.inner, repository, digest, &record, &manifest),
+                // Where each blob came from is not known any more.
+                Ok(manifest) => manifests::index(self.inner, repository, digest, &record, &manifest, false),
                 Err(error) => tracing::warn!(%repository, %digest, %error, "a stored manifest cannot be read"),
             },
             Ok(None) => tracing::warn!(%repository, %digest, "a manifest that the repository had is missing"),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use super::error::StoreError;
 use super::files;
@@ -37,6 +38,17 @@ pub(super) fn read_tag(layout: &Layout, repository: &Repository, tag: &Tag) -> O
 /// The record of a manifest, if it can be read.
 pub(super) fn read_manifest(layout: &Layout, repository: &Repository, digest: &Digest) -> Option<ManifestRecord> {
     decode(&fs::read(layout.manifest(repository, digest)).ok()?)
+}
+
+/// The manifests that a repository has since this time or longer, in seconds since 1970: a record is written once.
+pub(super) fn manifests_until(layout: &Layout, repository: &Repository, until: u64) -> Vec<Digest> {
+    let dir = layout.manifest_dir(repository);
+    let is_older = |name: &String| {
+        let modified = fs::metadata(dir.join(name)).and_then(|meta| meta.modified()).ok()?;
+        Some(modified.duration_since(UNIX_EPOCH).ok()?.as_secs() <= until)
+    };
+    let older = list(&dir).into_iter().filter(|name| is_older(name) == Some(true));
+    older.filter_map(|name| layout::digest_of_file_name(&name)).collect()
 }
 
 /// What the walk of `refs/` finds.

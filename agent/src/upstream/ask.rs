@@ -20,6 +20,7 @@ use super::limits::{Circuits, Lane, Turn, Turns};
 use super::{Observer, limits, retry};
 use crate::config::UpstreamConfig;
 use crate::oci::Repository;
+use crate::requester::Requester;
 
 /// A failure that took longer than this is not retried on the same endpoint: the caller has waited enough.
 const QUICK: Duration = Duration::from_secs(1);
@@ -109,6 +110,7 @@ impl Asking {
     /// Asks the endpoints of the repository's registry in order, those in `avoid` last, until one answers.
     pub(super) async fn ask<O: Operation>(
         &self,
+        requester: &Requester,
         repository: &Repository,
         operation: &O,
         avoid: &[EndpointId],
@@ -126,7 +128,7 @@ impl Asking {
                 continue;
             }
             let is_last = nth + 1 == order.len() || order[nth + 1..].iter().all(|&at| endpoints[at].is_guess);
-            let attempt = Attempt { asking: self, endpoint, repository, meter: &meter, turn: &turn };
+            let attempt = Attempt { asking: self, endpoint, requester, repository, meter: &meter, turn: &turn };
             match attempt.run(operation, is_last).await {
                 Ok(output) => return Ok(output),
                 Err(error) => {
@@ -173,6 +175,7 @@ impl Failures {
 struct Attempt<'a> {
     asking: &'a Asking,
     endpoint: &'a Endpoint,
+    requester: &'a Requester,
     repository: &'a Repository,
     meter: &'a Meter,
     turn: &'a Turn,
@@ -213,7 +216,7 @@ impl Attempt<'_> {
     /// Tries the credentials in turn, then none.
     async fn as_anyone<O: Operation>(&self, operation: &O, at: &Place) -> Result<O::Output, UpstreamError> {
         let courier = self.asking.clients.get(&self.endpoint.trust, at)?;
-        let candidates = self.asking.auth.candidates(self.endpoint, self.repository).await;
+        let candidates = self.asking.auth.candidates(self.endpoint, self.requester, self.repository).await;
         let mut refusal = None;
         for (nth, credential) in candidates.credentials.iter().enumerate() {
             let is_last = nth + 1 == candidates.credentials.len();
@@ -246,6 +249,7 @@ impl Attempt<'_> {
         }
         let asker = Asker {
             endpoint: self.endpoint,
+            requester: self.requester,
             repository: self.repository,
             credential,
             courier,

@@ -1,6 +1,6 @@
 //! Who we are for an endpoint: what it challenged us with, which credential worked, and the header that follows from both.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::header::HeaderValue;
@@ -12,13 +12,18 @@ use super::client::Courier;
 use super::credentials::{Candidates, Credential, CredentialId, Credentials};
 use super::endpoints::{Endpoint, EndpointId};
 use super::error::{Place, UpstreamError};
+use super::keyring::{Keyring, Keys};
 use super::token::{Had, TokenKey, TokenRequest, Tokens, basic_header};
 use crate::oci::{Repository, RepositoryName};
+use crate::requester::Requester;
 
 const ENDPOINTS_MAX: u64 = 1024;
 const REPOSITORIES_MAX: u64 = 16_384;
 
 type RepositoryKey = (EndpointId, RepositoryName);
+
+/// Namespaces whose pull secrets the agent tries for its own work on an image.
+const PROVEN_TRIED_MAX: usize = 3;
 
 /// What an endpoint wants of everyone, without the scope, which is a repository's.
 #[derive(Debug, Clone)]
@@ -35,13 +40,16 @@ pub(super) struct Auth {
     wanted: Cache<EndpointId, Wanted>,
     /// Scopes that are not `repository:<name>:pull`.
     scopes: Cache<RepositoryKey, String>,
-    worked: Cache<RepositoryKey, CredentialId>,
+    worked: Cache<(Requester, RepositoryKey), CredentialId>,
+    /// Nothing for an agent on its own.
+    keyring: OnceLock<Arc<dyn Keyring>>,
 }
 
 /// One request's side of an exchange.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asker<'a> {
     pub(super) endpoint: &'a Endpoint,
+    pub(super) requester: &'a Requester,
     pub(super) repository: &'a Repository,
     pub(super) credential: &'a Credential,
     pub(super) courier: &'a Courier,
@@ -82,22 +90,56 @@ impl Auth {
             wanted: Cache::new(ENDPOINTS_MAX),
             scopes: Cache::new(REPOSITORIES_MAX),
             worked: Cache::new(REPOSITORIES_MAX),
+            keyring: OnceLock::new(),
         }
     }
 
     /// The credentials to try, the one that worked last time first.
-    pub(super) async fn candidates(&self, endpoint: &Endpoint, repository: &Repository) -> Candidates {
-        let mut candidates = self.credentials.candidates(&endpoint.host, &repository.name).await;
+    pub(super) async fn candidates(&self, endpoint: &Endpoint, requester: &Requester, repository: &Repository) -> Candidates {
+        let mut candidates = match requester {
+            Requester::Nobody => Candidates::default(),
+            Requester::Anyone => self.credentials.candidates(&endpoint.host, &repository.name).await,
+            Requester::Namespace(namespace) => self.pull_secrets(namespace, repository).await,
+            Requester::Agent => self.of_agent(endpoint, repository).await,
+        };
         if candidates.credentials.len() > 1
-            && let Some(worked) = self.worked.get(&(endpoint.id.clone(), repository.name.clone()))
+            && let Some(worked) = self.worked.get(&(requester.clone(), (endpoint.id.clone(), repository.name.clone())))
         {
             candidates.credentials.sort_by_key(|credential| credential.id() != worked);
         }
         candidates
     }
 
+    async fn pull_secrets(&self, namespace: &Arc<str>, repository: &Repository) -> Candidates {
+        let Some(keyring) = self.keyring.get() else {
+            return Candidates { credentials: Vec::new(), problem: Some("there is no control API to get pull secrets from".to_owned()) };
+        };
+        let Keys { credentials, problem } = keyring.of_namespace(Arc::clone(namespace), repository.clone()).await;
+        Candidates { credentials, problem }
+    }
+
+    async fn of_agent(&self, endpoint: &Endpoint, repository: &Repository) -> Candidates {
+        let mut candidates = self.credentials.candidates(&endpoint.host, &repository.name).await;
+        let proven = self.keyring.get().map(|keyring| keyring.proven(repository)).unwrap_or_default();
+        for namespace in proven.iter().take(PROVEN_TRIED_MAX) {
+            let more = self.pull_secrets(namespace, repository).await;
+            candidates.credentials.extend(more.credentials);
+            candidates.problem = candidates.problem.or(more.problem);
+        }
+        candidates
+    }
+
+    pub(super) fn keyring(&self) -> Option<&Arc<dyn Keyring>> {
+        self.keyring.get()
+    }
+
+    pub(super) fn join(&self, keyring: Arc<dyn Keyring>) {
+        // There is one control API, and it is joined once.
+        let _ = self.keyring.set(keyring);
+    }
+
     pub(super) fn remember_worked(&self, asker: Asker<'_>) {
-        self.worked.insert(asker.key(), asker.credential.id());
+        self.worked.insert((asker.requester.clone(), asker.key()), asker.credential.id());
     }
 
     /// What to send before being challenged: what earlier challenges of this endpoint asked for.

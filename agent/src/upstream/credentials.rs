@@ -7,19 +7,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kuik_crd::credentials::{DockerConfig, Helpers, Login, server_of};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::docker_config::{self, DockerConfig, Scope};
+use super::docker_config;
 use super::error::{UpstreamSetupError, chain};
-use super::helper::Helpers;
+use super::helper::helpers;
 use crate::oci::{Algorithm, Digest, Hasher, Registry, RepositoryName};
 
 /// The file is looked at for changes at most so often.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// What `docker login` calls Docker Hub.
-const DOCKER_HUB_SERVER: &str = "https://index.docker.io/v1/";
 
 /// Names a credential without telling it. `None` is anonymous.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,6 +75,15 @@ impl Credential {
 
     pub(super) fn is_anonymous(&self) -> bool {
         matches!(self.secret, Secret::Anonymous)
+    }
+}
+
+impl From<Login> for Credential {
+    fn from(login: Login) -> Self {
+        match login {
+            Login::Password { user, password } => Self::basic(user, password),
+            Login::Identity(token) => Self::identity(token),
+        }
     }
 }
 
@@ -136,7 +144,7 @@ impl Credentials {
             None => (DockerConfig::default(), None),
         };
         let state = Mutex::new(State { config: Arc::new(config), stamp, looked_at: Instant::now() });
-        Ok(Self { file, helpers: Helpers::new(path), state })
+        Ok(Self { file, helpers: helpers(path), state })
     }
 
     /// Everything to try for `name` on `host`: helpers before the file's own, longer paths before shorter.
@@ -146,14 +154,13 @@ impl Credentials {
         if config.is_empty() {
             return candidates;
         }
-        let wanted = Scope::of(host, name);
-        for (helper, server) in asked(&config, host, &wanted) {
-            match self.helpers.get(helper, &server).await {
-                Ok(credential) => candidates.credentials.extend(credential),
-                Err(detail) => candidates.problem = Some(format!("docker-credential-{helper}: {detail}")),
+        for (program, server) in asked(&config, host, name) {
+            match self.helpers.get(std::slice::from_ref(&program), &server).await {
+                Ok(login) => candidates.credentials.extend(login.map(Credential::from)),
+                Err(detail) => candidates.problem = Some(format!("{program}: {detail}")),
             }
         }
-        candidates.credentials.extend(config.auths.iter().filter(|(scope, _)| scope.covers(&wanted)).map(|(_, auth)| auth.clone()));
+        candidates.credentials.extend(config.logins(host, name).map(|(_, login)| Credential::from(login.clone())));
         let mut seen = HashSet::new();
         candidates.credentials.retain(|credential| seen.insert(credential.id()));
         candidates
@@ -181,17 +188,13 @@ impl Credentials {
     }
 }
 
-/// The helpers to ask, and by which name of the server.
-fn asked<'a>(config: &'a DockerConfig, host: &Registry, wanted: &Scope) -> Vec<(&'a str, String)> {
-    let mut asked: Vec<_> = config
-        .helpers
-        .iter()
-        .filter(|helper| helper.scope.covers(wanted))
-        .map(|helper| (helper.name.as_str(), helper.server.clone()))
-        .collect();
+/// The programs of the helpers to ask, and by which name of the server.
+fn asked(config: &DockerConfig, host: &Registry, name: &RepositoryName) -> Vec<(String, String)> {
+    let program = |helper: &str| format!("docker-credential-{helper}");
+    let helpers = config.helpers.iter().filter(|helper| helper.scope.covers(host, name));
+    let mut asked: Vec<_> = helpers.map(|helper| (program(&helper.name), helper.server.clone())).collect();
     if let Some(store) = &config.store {
-        let server = if *host == Registry::docker_hub() { DOCKER_HUB_SERVER.to_owned() } else { host.to_string() };
-        asked.push((store, server));
+        asked.push((program(store), server_of(host)));
     }
     asked
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   Upstream ──▶ ask ──▶ limits          a turn at the registry; closed circuits
 //!                 │ ──▶ endpoints        which hosts, in which order
-//!                 │ ──▶ auth ──▶ credentials, helper, challenge, token
+//!                 │ ──▶ auth ──▶ credentials, keyring, helper, challenge, token
 //!                 └───▶ client           TLS, redirects ──▶ body, blob
 //! ```
 //! Nothing here verifies a digest: what comes out is what upstream sent. This module alone names reqwest.
@@ -19,6 +19,7 @@ mod docker_config;
 mod endpoints;
 mod error;
 mod helper;
+mod keyring;
 mod limits;
 mod list;
 mod manifest;
@@ -43,12 +44,14 @@ use manifest::{GetManifest, HeadManifest};
 pub use blob::{BlobBody, BlobStream};
 pub use endpoints::EndpointId;
 pub use error::{Place, UpstreamError, UpstreamSetupError};
+pub use keyring::{Keyring, Keys};
 pub use list::{List, ListReply};
 pub use manifest::{FetchedManifest, ManifestHead};
 pub use retry::delay;
 
 use crate::config::UpstreamConfig;
 use crate::oci::{Digest, Registry, Repository, Target};
+use crate::requester::Requester;
 
 /// Is told what goes to and comes from registries. For metrics.
 pub trait Observer: Send + Sync + fmt::Debug {
@@ -96,14 +99,58 @@ impl Upstream {
         self.asking.clients.prepare();
     }
 
+    /// Where pull secrets of namespaces come from, from here on.
+    pub fn join(&self, keyring: Arc<dyn Keyring>) {
+        self.asking.auth.join(keyring);
+    }
+
+    /// Whether everybody may pull from a repository, as far as is known.
+    #[must_use]
+    pub fn is_open(&self, repository: &Repository) -> bool {
+        self.asking.auth.keyring().is_some_and(|keyring| keyring.is_open(repository))
+    }
+
+    /// Whether somebody has proven that they may.
+    #[must_use]
+    pub fn may(&self, requester: &Requester, repository: &Repository) -> bool {
+        match requester {
+            Requester::Namespace(namespace) => {
+                self.asking.auth.keyring().is_some_and(|keyring| keyring.proven(repository).contains(namespace))
+            }
+            Requester::Agent => true,
+            Requester::Anyone | Requester::Nobody => false,
+        }
+    }
+
+    /// To be asked for somebody: nothing is asked without saying for whom.
+    #[must_use]
+    pub fn by(&self, requester: &Requester) -> Errand {
+        Errand { asking: Arc::clone(&self.asking), requester: requester.clone() }
+    }
+}
+
+/// Upstream, asked for somebody. Cloning it is cheap.
+#[derive(Debug, Clone)]
+pub struct Errand {
+    asking: Arc<Asking>,
+    requester: Requester,
+}
+
+impl Errand {
+    /// For whom it is.
+    #[must_use]
+    pub fn requester(&self) -> &Requester {
+        &self.requester
+    }
+
     /// What upstream says about a manifest.
     ///
     /// # Errors
     /// See [`UpstreamError`]; this goes for all that follow.
     pub async fn head_manifest(&self, repository: &Repository, target: &Target) -> Result<ManifestHead, UpstreamError> {
-        match self.asking.ask(repository, &HeadManifest { target, method: Method::HEAD }, &[]).await {
+        match self.asking.ask(&self.requester, repository, &HeadManifest { target, method: Method::HEAD }, &[]).await {
             Err(UpstreamError::Status { status: 405 | 501, .. }) => {
-                self.asking.ask(repository, &HeadManifest { target, method: Method::GET }, &[]).await
+                self.asking.ask(&self.requester, repository, &HeadManifest { target, method: Method::GET }, &[]).await
             }
             answered => answered,
         }
@@ -114,7 +161,7 @@ impl Upstream {
     /// # Errors
     /// See [`UpstreamError`].
     pub async fn get_manifest(&self, repository: &Repository, target: &Target) -> Result<FetchedManifest, UpstreamError> {
-        self.asking.ask(repository, &GetManifest(target), &[]).await
+        self.asking.ask(&self.requester, repository, &GetManifest(target), &[]).await
     }
 
     /// Whether the repository has the blob; its size, where upstream says it.
@@ -122,7 +169,7 @@ impl Upstream {
     /// # Errors
     /// See [`UpstreamError`].
     pub async fn head_blob(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        self.asking.ask(repository, &HeadBlob(digest), &[]).await
+        self.asking.ask(&self.requester, repository, &HeadBlob(digest), &[]).await
     }
 
     /// A blob from byte `from` on. The endpoints in `avoid` are asked last.
@@ -136,7 +183,7 @@ impl Upstream {
         from: u64,
         avoid: &[EndpointId],
     ) -> Result<BlobStream, UpstreamError> {
-        self.asking.ask(repository, &GetBlob { digest, from }, avoid).await
+        self.asking.ask(&self.requester, repository, &GetBlob { digest, from }, avoid).await
     }
 
     /// A list of tags or referrers.
@@ -144,6 +191,6 @@ impl Upstream {
     /// # Errors
     /// See [`UpstreamError`].
     pub async fn list(&self, repository: &Repository, list: &List) -> Result<ListReply, UpstreamError> {
-        self.asking.ask(repository, list, &[]).await
+        self.asking.ask(&self.requester, repository, list, &[]).await
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use kuik_agent::requester::Requester;
 use kuik_agent::store::now_seconds;
 use kuik_crd::control::{Drop as Unwanted, Pin, PinReason, Refresh, UpstreamState};
 use tokio::time::Instant;
@@ -102,10 +103,10 @@ async fn a_client_s_pull_that_failed_upstream_is_a_finding() {
     let cluster = Cluster::start().await;
     let name = format!("{}/none:1", cluster.upstream.host());
     let image: kuik_crd::Image = name.parse().unwrap();
-    cluster.inside.cache.manifest(image.repository(), &image.target()).await.unwrap_err();
+    cluster.inside.cache.manifest(&Requester::Anyone, image.repository(), &image.target()).await.unwrap_err();
     cluster.control.until_found(&name, true).await;
     cluster.push(&images::simple(1, &[10]), "none", "1");
-    cluster.inside.cache.manifest(image.repository(), &image.target()).await.unwrap();
+    cluster.inside.cache.manifest(&Requester::Anyone, image.repository(), &image.target()).await.unwrap();
     cluster.control.until_found(&name, false).await;
 }
 

@@ -18,6 +18,7 @@ mod full;
 mod hostile;
 mod lists;
 mod manifests;
+mod private;
 mod ranges;
 mod restart;
 mod resume;

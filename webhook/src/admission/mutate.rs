@@ -3,10 +3,13 @@
 //! * A pod is left alone that opted out (label or annotation), that mirrors a static pod, or that is updated and was never ours: what
 //!   ran before the webhook was there goes on as it is.
 //! * So is a pod that an agent could not help: one that a node needs before it can have an agent, one for Windows, and one that brings
-//!   pull secrets while agents have no credentials, for the kubelet hands those to the registry that the image names.
+//!   pull secrets while neither namespaces have tokens nor agents credentials, for the kubelet hands the secrets to the registry that the
+//!   image names.
 //! * Of an update, only images are looked at that changed.
 //! * What already is at the agent's address stays; its annotation is written if it is missing. What a release with another port
 //!   rewrote goes to the present address.
+//! * A new pod that gets an image from an agent also gets our pull secret, by which the agent knows its namespace. An update cannot change
+//!   that: pull secrets are immutable.
 //! * An image that cannot be expressed stays, with a warning. So does everything when the annotations would not fit.
 //!
 //! The patch names only what changes: fields that this program does not know survive it. Applying it and asking again gives no patch.
@@ -14,8 +17,9 @@
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation};
 use k8s_openapi::api::core::v1::Pod;
+use kuik_crd::pull_token::SECRET_NAME;
 use kuik_crd::{Image, ImageError, names};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 use super::rules::Rules;
@@ -50,7 +54,7 @@ pub enum Skip {
     NodeCritical,
     /// The pod is for Windows, where there is no agent.
     Windows,
-    /// The pod brings pull secrets, and agents have no credentials.
+    /// The pod brings pull secrets, and agents can neither get nor replace them.
     PullSecrets,
     /// The pod was not rewritten when it was created.
     Unmanaged,
@@ -152,6 +156,7 @@ pub fn mutate(pod: &Pod, old: Option<&Pod>, rules: &Rules) -> Outcome {
         };
         draft.take(slot, verdict);
     }
+    draft.shows_token = old.is_none() && rules.pods_show_tokens();
     draft.finish(pod)
 }
 
@@ -180,8 +185,9 @@ fn skips_spec(pod: &Pod, rules: &Rules) -> Option<Skip> {
     if spec.os.as_ref().map(|os| &os.name).into_iter().chain(selected).any(|os| os == "windows") {
         return Some(Skip::Windows);
     }
-    let brings_secrets = spec.image_pull_secrets.as_ref().is_some_and(|secrets| !secrets.is_empty());
-    (brings_secrets && !rules.agents_have_credentials()).then_some(Skip::PullSecrets)
+    // Ours is in pods that were copied, or made before tokens were turned off.
+    let brings_secrets = spec.image_pull_secrets.iter().flatten().any(|secret| secret.name != SECRET_NAME);
+    (brings_secrets && !rules.agents_can_pull_private_images()).then_some(Skip::PullSecrets)
 }
 
 /// Rewritten by us or by kuik v1, or asked to be.
@@ -253,6 +259,8 @@ struct Draft {
     outcome: Outcome,
     /// Some image is or becomes a rewritten one.
     managed: bool,
+    /// A pod with such an image is to have our pull secret.
+    shows_token: bool,
     annotations: BTreeMap<String, String>,
     images: Vec<PatchOperation>,
 }
@@ -303,6 +311,9 @@ impl Draft {
         let mut operations = add_all("labels", pod.metadata.labels.is_some(), labels);
         operations.extend(add_all("annotations", pod.metadata.annotations.is_some(), self.annotations));
         operations.append(&mut self.images);
+        if self.managed && self.shows_token {
+            operations.extend(add_pull_secret(pod));
+        }
         self.outcome.patch = Patch(operations);
         bound_warnings(&mut self.outcome.warnings);
         self.outcome
@@ -336,6 +347,17 @@ fn add_all(map: &str, exists: bool, members: BTreeMap<String, String>) -> Vec<Pa
             let member = |(key, value): (String, String)| add(PointerBuf::from_tokens(["metadata", map, &key]), Value::String(value));
             members.into_iter().map(member).collect()
         }
+    }
+}
+
+/// Appends our pull secret to those that are there, unless it is one of them.
+fn add_pull_secret(pod: &Pod) -> Option<PatchOperation> {
+    let ours = json!({ "name": SECRET_NAME });
+    let add = |path: &[&str], value| PatchOperation::Add(AddOperation { path: PointerBuf::from_tokens(path.iter().copied()), value });
+    match pod.spec.as_ref()?.image_pull_secrets.as_deref() {
+        Some(secrets) if secrets.iter().any(|secret| secret.name == SECRET_NAME) => None,
+        Some(_) => Some(add(&["spec", "imagePullSecrets", "-"], ours)),
+        None => Some(add(&["spec", "imagePullSecrets"], json!([ours]))),
     }
 }
 

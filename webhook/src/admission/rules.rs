@@ -4,7 +4,7 @@ use kuik_crd::{Image, ImageError, MAX_REPOSITORY_CHARS, Registry};
 use regex::Regex;
 
 use super::mutate::Skip;
-use crate::config::Settings;
+use crate::config::{AuthMode, Settings};
 use crate::pod_images::Slot;
 
 /// What Istio's injector puts into a template to say: the image that the injector chooses. Whoever sees it first must leave it.
@@ -18,6 +18,7 @@ pub struct Rules {
     accepted_images: Vec<Regex>,
     ignore_pull_policy_always: bool,
     agents_have_credentials: bool,
+    auth_mode: AuthMode,
 }
 
 impl Rules {
@@ -30,12 +31,19 @@ impl Rules {
             accepted_images: settings.accepted_images.clone(),
             ignore_pull_policy_always: settings.ignore_pull_policy_always,
             agents_have_credentials: settings.agents_have_credentials,
+            auth_mode: settings.auth.mode,
         }
     }
 
-    /// Agents pull with credentials of their own.
-    pub(super) fn agents_have_credentials(&self) -> bool {
-        self.agents_have_credentials
+    /// Agents can pull what a pod's own secrets are for: with those secrets, which they get by the token that the pod shows, or with
+    /// credentials of their own.
+    pub(super) fn agents_can_pull_private_images(&self) -> bool {
+        self.pods_show_tokens() || self.agents_have_credentials
+    }
+
+    /// Pods show agents which namespace they are of.
+    pub(super) fn pods_show_tokens(&self) -> bool {
+        self.auth_mode == AuthMode::Namespace
     }
 
     /// What rewritten references begin with.

@@ -10,7 +10,6 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
 
-use super::store::metadata;
 use crate::naming::Names;
 
 /// The key in the `ConfigMap`.
@@ -22,7 +21,7 @@ pub(super) async fn to_config_map(client: &Client, names: &Names, bundle: &str) 
     let name = names.ca_config_map();
     let Some(mut map) = api.get_opt(&name).await? else {
         let data = [(BUNDLE_KEY.to_owned(), bundle.to_owned())];
-        let map = ConfigMap { metadata: metadata(names, name), data: Some(data.into()), ..ConfigMap::default() };
+        let map = ConfigMap { metadata: names.metadata(name), data: Some(data.into()), ..ConfigMap::default() };
         api.create(&PostParams::default(), &map).await?;
         return Ok(true);
     };

@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::PostParams;
 use kube::{Api, Client};
-use kuik_crd::names;
 
 use super::plan::{Found, State};
 use super::x509::Pair;
@@ -46,7 +44,7 @@ pub(super) async fn write(client: &Client, names: &Names, was: Option<Secret>, s
             api.replace(&names.tls_secret(), &params, &secret).await?;
         }
         None => {
-            let metadata = metadata(names, names.tls_secret());
+            let metadata = names.metadata(names.tls_secret());
             let secret = Secret { metadata, type_: Some(SECRET_TYPE.to_owned()), data: Some(data(state)), ..Secret::default() };
             api.create(&params, &secret).await?;
         }
@@ -69,16 +67,4 @@ fn data(state: &State) -> BTreeMap<String, ByteString> {
         data.push((PREVIOUS, previous));
     }
     data.into_iter().map(|(key, text)| (key.to_owned(), ByteString(text.clone().into_bytes()))).collect()
-}
-
-/// Name and labels of an object that this program makes for itself.
-pub(super) fn metadata(names: &Names, name: String) -> ObjectMeta {
-    let labels = [
-        ("app.kubernetes.io/name", "kube-image-keeper"),
-        ("app.kubernetes.io/instance", &names.release),
-        ("app.kubernetes.io/component", "webhook"),
-        (names::MANAGED_BY_LABEL, names::MANAGED_BY),
-    ];
-    let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    ObjectMeta { name: Some(name), namespace: Some(names.namespace.clone()), labels: Some(labels.into()), ..ObjectMeta::default() }
 }

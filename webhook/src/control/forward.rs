@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Method};
 use http_body_util::Limited;
 use kuik_crd::control::LONG_POLL_SECONDS;
@@ -40,7 +40,7 @@ const IDLE_MAX: usize = 64;
 
 /// What of a call the leader needs, and what of its answer the caller.
 const CALL_HEADERS: [HeaderName; 3] = [AUTHORIZATION, CONTENT_TYPE, IF_NONE_MATCH];
-const ANSWER_HEADERS: [HeaderName; 4] = [CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE];
+const ANSWER_HEADERS: [HeaderName; 5] = [CACHE_CONTROL, CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE];
 
 /// Why a call did not reach the leader.
 #[derive(Debug, thiserror::Error)]

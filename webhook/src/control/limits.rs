@@ -13,6 +13,12 @@ const CALLS_BURST: f64 = 40.0;
 /// Calls that a node may make in the long run. A poll that waited costs nothing.
 const CALLS_PER_SECOND: f64 = 20.0 / 60.0;
 
+/// Requests for pull secrets that a node may make at once: one for each repository of its pods, which may all start at one time.
+const CREDENTIALS_BURST: f64 = 150.0;
+
+/// Requests for pull secrets that a node may make in the long run.
+const CREDENTIALS_PER_SECOND: f64 = 2.0;
+
 /// A poll that was held for so long did wait.
 const HELD: Duration = Duration::from_secs(1);
 
@@ -58,6 +64,7 @@ struct Inner {
 #[derive(Debug)]
 struct NodeUse {
     calls: f64,
+    credentials: f64,
     seen_at: Instant,
     reported_at: Option<Instant>,
     polls: [usize; 2],
@@ -78,6 +85,17 @@ impl Limits {
             return Ok(());
         }
         Err(TooOften { retry_after: Duration::from_secs_f64((1.0 - node.calls) / CALLS_PER_SECOND) })
+    }
+
+    /// A request for pull secrets, which is no other call.
+    pub(super) fn credentials(&self, node: &Arc<str>) -> Result<(), TooOften> {
+        let mut inner = self.inner();
+        let node = inner.node(node);
+        if node.credentials >= 1.0 {
+            node.credentials -= 1.0;
+            return Ok(());
+        }
+        Err(TooOften { retry_after: Duration::from_secs_f64((1.0 - node.credentials) / CREDENTIALS_PER_SECOND) })
     }
 
     /// A report.
@@ -119,10 +137,12 @@ impl Inner {
             self.forgotten_at = now;
             self.nodes.retain(|_, node| node.polls != [0, 0] || now < node.seen_at + FORGET_AFTER);
         }
-        let new = || NodeUse { calls: CALLS_BURST, seen_at: now, reported_at: None, polls: [0, 0] };
+        let new = || NodeUse { calls: CALLS_BURST, credentials: CREDENTIALS_BURST, seen_at: now, reported_at: None, polls: [0, 0] };
         let node = self.nodes.entry(Arc::clone(node)).or_insert_with(new);
-        let earned = (now - node.seen_at).as_secs_f64() * CALLS_PER_SECOND;
-        (node.calls, node.seen_at) = ((node.calls + earned).min(CALLS_BURST), now);
+        let passed = (now - node.seen_at).as_secs_f64();
+        node.calls = (node.calls + passed * CALLS_PER_SECOND).min(CALLS_BURST);
+        node.credentials = (node.credentials + passed * CREDENTIALS_PER_SECOND).min(CREDENTIALS_BURST);
+        node.seen_at = now;
         node
     }
 }
@@ -167,6 +187,16 @@ mod tests {
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!((0..1000).filter(|_| limits.call(&node).is_ok()).count(), 20);
         limits.call(&Arc::from("node2")).expect("another node must have its own account");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_for_pull_secrets_have_an_account_of_their_own() {
+        let (limits, node) = mk();
+        assert_eq!((0..1000).filter(|_| limits.credentials(&node).is_ok()).count(), 150);
+        assert!(limits.credentials(&node).unwrap_err().retry_after <= Duration::from_millis(500));
+        limits.call(&node).expect("other calls must go on");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!((0..1000).filter(|_| limits.credentials(&node).is_ok()).count(), 20);
     }
 
     #[tokio::test(start_paused = true)]

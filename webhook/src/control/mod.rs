@@ -1,8 +1,10 @@
 //! The control API: what agents may ask, and what they tell. Every replica answers; those that do not lead pass each call on to the leader.
 //!
 //! A call, in order: `observe` counts it → `forward` sends it to the leader, if that is somebody else → `Caller` finds out which node speaks,
-//! by its token (`tokens` remembers what `review` was told by the API server) → `limits` → `poll` waits for news, or `report` takes some.
+//! by its token (`tokens` remembers what `review` was told by the API server) → `limits` → `poll` waits for news, `report` takes some, or
+//! `credentials` gives pull secrets.
 
+mod credentials;
 mod forward;
 mod limits;
 mod metrics;
@@ -24,7 +26,7 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
-use kuik_crd::control::{AGENTS_PATH, DESIRED_PATH, REPORT_PATH};
+use kuik_crd::control::{AGENTS_PATH, CREDENTIALS_PATH, DESIRED_PATH, REPORT_PATH};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -38,12 +40,15 @@ use self::report::Intake;
 pub use self::review::Reviewer;
 use self::tokens::Tokens;
 use crate::board::{Board, Leadership};
+use crate::credentials::PullSecrets;
 
 /// What the control API is made of.
 #[derive(Debug)]
 pub struct ControlParts {
     /// Says whose a token is.
     pub reviewer: Reviewer,
+    /// Finds the pull secrets of namespaces.
+    pub secrets: PullSecrets,
     /// The host that the leader's certificate must be for.
     pub host: String,
     /// Reports in, wishes out, and who leads.
@@ -63,6 +68,7 @@ pub struct ControlParts {
 struct Control {
     board: Board,
     tokens: Arc<Tokens>,
+    secrets: PullSecrets,
     limits: Arc<Limits>,
     intake: Arc<Intake>,
     forward: Arc<Forward>,
@@ -74,10 +80,11 @@ struct Control {
 
 /// The routes.
 pub fn router(parts: ControlParts) -> Router {
-    let ControlParts { reviewer, host, board, authority, port, metrics, stop } = parts;
+    let ControlParts { reviewer, secrets, host, board, authority, port, metrics, stop } = parts;
     let control = Control {
         board,
         tokens: Arc::new(Tokens::new(reviewer, metrics.clone())),
+        secrets,
         limits: Arc::new(Limits::new(metrics.polls.clone())),
         intake: Arc::default(),
         forward: Arc::new(Forward::new(host, port, authority)),
@@ -90,12 +97,16 @@ pub fn router(parts: ControlParts) -> Router {
         .route(AGENTS_PATH, get(poll::agents))
         .route(DESIRED_PATH, get(poll::desired))
         .route(REPORT_PATH, post(report::report))
+        .route(CREDENTIALS_PATH, post(credentials::credentials))
         .method_not_allowed_fallback(|| async {
-            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method: GET, or POST for reports")
+            Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this path takes another method: GET, or POST for reports and credentials")
         })
         .route_layer(middleware::from_fn_with_state(control.clone(), to_the_leader))
         .fallback(|| async {
-            Refusal::new(StatusCode::NOT_FOUND, format!("no such path: expected {AGENTS_PATH}, {DESIRED_PATH} or {REPORT_PATH}"))
+            Refusal::new(
+                StatusCode::NOT_FOUND,
+                format!("no such path: expected {AGENTS_PATH}, {DESIRED_PATH}, {REPORT_PATH} or {CREDENTIALS_PATH}"),
+            )
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&control.observer), observe::observe))
         .with_state(control)

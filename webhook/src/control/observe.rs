@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use http::StatusCode;
-use kuik_crd::control::{AGENTS_PATH, DESIRED_PATH, REPORT_PATH};
+use kuik_crd::control::{AGENTS_PATH, CREDENTIALS_PATH, DESIRED_PATH, REPORT_PATH};
 use tokio::time::Instant;
 
 use super::metrics::{CallLabels, Metrics};
@@ -73,6 +73,7 @@ fn call(path: &str) -> &'static str {
         AGENTS_PATH => "agents",
         DESIRED_PATH => "desired",
         REPORT_PATH => "report",
+        CREDENTIALS_PATH => "credentials",
         _ => "other",
     }
 }

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use kuik_crd::control::LONG_POLL_SECONDS;
+use kuik_crd::control::{Desired, LONG_POLL_SECONDS};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
@@ -75,14 +75,17 @@ impl Rendered {
 /// `GET /v1/agents`.
 pub(super) async fn agents(State(control): State<Control>, caller: Caller, headers: HeaderMap) -> Result<Response, Refusal> {
     let rendered = Arc::clone(&control.rendered);
-    control.poll(&caller, &headers, Topic::Agents, |wishes| rendered.agents(wishes)).await.map_err(|refusal| refusal.of(&caller.node))
+    control.poll(&caller, &headers, Topic::Agents, |wishes| Ok(rendered.agents(wishes))).await.map_err(|refusal| refusal.of(&caller.node))
 }
 
 /// `GET /v1/desired`.
 pub(super) async fn desired(State(control): State<Control>, caller: Caller, headers: HeaderMap) -> Result<Response, Refusal> {
-    let own = |wishes: &Arc<Wishes>| match wishes.desired.get(&*caller.node) {
-        Some(desired) => Answer::new(desired),
-        None => Answer::new(&kuik_crd::control::Desired::default()),
+    let own = |wishes: &Arc<Wishes>| {
+        let keys = wishes.pull_keys.as_ref().ok_or_else(no_keys_yet)?;
+        Ok(match wishes.desired.get(&*caller.node) {
+            Some(desired) => Answer::new(desired),
+            None => Answer::new(&Desired { pull_keys: keys.clone(), ..Desired::default() }),
+        })
     };
     control.poll(&caller, &headers, Topic::Desired, own).await.map_err(|refusal| refusal.of(&caller.node))
 }
@@ -94,10 +97,10 @@ impl Control {
         caller: &Caller,
         headers: &HeaderMap,
         topic: Topic,
-        render: impl Fn(&Arc<Wishes>) -> Answer,
+        render: impl Fn(&Arc<Wishes>) -> Result<Answer, Refusal>,
     ) -> Result<Response, Refusal> {
         let mut wishes = self.board.wishes();
-        let mut answer = render(&now(&mut wishes)?);
+        let mut answer = render(&now(&mut wishes)?)?;
         self.limits.call(&caller.node).map_err(too_many_calls)?;
         if !answer.is_known(headers) {
             return Ok(answer.into_response());
@@ -112,7 +115,7 @@ impl Control {
             match changed {
                 Err(_) => return Ok(answer.not_modified()),
                 Ok(Err(_)) => return Err(Refusal::later("this replica ends: ask again")),
-                Ok(Ok(())) => answer = render(&now(&mut wishes)?),
+                Ok(Ok(())) => answer = render(&now(&mut wishes)?)?,
             }
             if !answer.is_known(headers) {
                 return Ok(answer.into_response());
@@ -127,6 +130,11 @@ fn now(wishes: &mut watch::Receiver<Option<Arc<Wishes>>>) -> Result<Arc<Wishes>,
     wishes.ok_or_else(|| {
         Refusal::later("the leader has changed, or has not seen the whole cluster yet: go on with what you know, and ask again")
     })
+}
+
+/// An agent that is told of no keys forgets those that it has.
+fn no_keys_yet() -> Refusal {
+    Refusal::later("the leader does not know yet what pull tokens are checked with: go on with what you know, and ask again")
 }
 
 pub(super) fn too_many_calls(TooOften { retry_after }: TooOften) -> Refusal {

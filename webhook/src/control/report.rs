@@ -9,7 +9,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
-use kuik_crd::control::{Disk, Finding, Held, REPORT_MAX_BYTES, REPORT_MAX_IMAGES, Report, ReportAnswer};
+use kuik_crd::control::{
+    Disk, Finding, Held, PROVEN_NAMES_MAX, REFUSALS_MAX, REPORT_MAX_BYTES, REPORT_MAX_IMAGES, Refused, Report, ReportAnswer,
+};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 
@@ -36,6 +38,9 @@ const SMALL_BYTES: usize = 64 << 10;
 const IMAGE_CHARS_MAX: usize = 1024;
 const DIGEST_CHARS_MAX: usize = 160;
 const WORD_CHARS_MAX: usize = 128;
+
+/// The longest name of a namespace (RFC 1123).
+const NAMESPACE_CHARS_MAX: usize = 63;
 
 /// What is kept of an error.
 const ERROR_CHARS_MAX: usize = 1024;
@@ -83,7 +88,7 @@ fn too_large() -> Refusal {
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the report is larger than {REPORT_MAX_BYTES} bytes: report the images used last"))
 }
 
-fn is_too_large(error: &axum::Error) -> bool {
+pub(super) fn is_too_large(error: &axum::Error) -> bool {
     std::error::Error::source(error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>())
 }
 
@@ -115,7 +120,7 @@ impl Control {
     }
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).and_then(|value| value.split(';').next());
     kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
@@ -140,7 +145,18 @@ fn parse(bytes: &[u8]) -> Result<Report, Refusal> {
         shorten(error, ERROR_CHARS_MAX);
     }
     bound(&mut report.disk);
+    report.images.iter_mut().for_each(|held| held.proven.truncate(PROVEN_NAMES_MAX));
+    bound_refusals(&mut report.refusals);
     Ok(report)
+}
+
+/// The latest stay, with as much of each message as of an error.
+fn bound_refusals(refusals: &mut Vec<Refused>) {
+    if refusals.len() > REFUSALS_MAX {
+        refusals.sort_by_key(|refused| std::cmp::Reverse(refused.at));
+        refusals.truncate(REFUSALS_MAX);
+    }
+    refusals.iter_mut().for_each(|refused| shorten(&mut refused.message, ERROR_CHARS_MAX));
 }
 
 /// Cuts off what people would not read, so that a report with too many words is taken all the same.
@@ -162,8 +178,10 @@ fn shorten(text: &mut String, chars_max: usize) {
 
 /// What a report may hold beyond what its form allows.
 fn check(report: &Report) -> Result<(), Refusal> {
-    let Report { boot, agent_version, images, removed, findings, sequence: _, full: _, started_at: _, disk: _, traffic: _ } = report;
-    for (name, count) in [("images", images.len()), ("removed", removed.len()), ("findings", findings.len())] {
+    let Report { boot, agent_version, images, removed, findings, refusals, sequence: _, full: _, started_at: _, disk: _, traffic: _ } =
+        report;
+    let counts = [("images", images.len()), ("removed", removed.len()), ("findings", findings.len()), ("refusals", refusals.len())];
+    for (name, count) in counts {
         if count > REPORT_MAX_IMAGES {
             let message = format!("{name}: {count} entries: at most {REPORT_MAX_IMAGES}: report the images used last");
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message));
@@ -181,15 +199,21 @@ fn check(report: &Report) -> Result<(), Refusal> {
     }
     short("boot", boot, WORD_CHARS_MAX)?;
     short("agentVersion", agent_version, WORD_CHARS_MAX)?;
-    for (nth, Held { image, digest, .. }) in images.iter().enumerate() {
+    for (nth, Held { image, digest, proven, .. }) in images.iter().enumerate() {
         reference(&format!("images[{nth}].image"), image)?;
         short(&format!("images[{nth}].digest"), digest, DIGEST_CHARS_MAX)?;
+        proven.iter().try_for_each(|namespace| short(&format!("images[{nth}].proven"), namespace, NAMESPACE_CHARS_MAX))?;
     }
     for (nth, image) in removed.iter().enumerate() {
         reference(&format!("removed[{nth}]"), image)?;
     }
     for (nth, Finding { image, .. }) in findings.iter().enumerate() {
         reference(&format!("findings[{nth}].image"), image)?;
+    }
+    for (nth, Refused { image, namespace, reason, .. }) in refusals.iter().enumerate() {
+        reference(&format!("refusals[{nth}].image"), image)?;
+        short(&format!("refusals[{nth}].namespace"), namespace, NAMESPACE_CHARS_MAX)?;
+        short(&format!("refusals[{nth}].reason"), reason, WORD_CHARS_MAX)?;
     }
     Ok(())
 }

@@ -23,6 +23,7 @@ const PRUNE_AFTER: usize = 4_096;
 pub(super) struct PodUse {
     /// `namespace/name`.
     pub(super) name: Box<str>,
+    pub(super) uid: Box<str>,
     /// Where it runs, once that is decided.
     pub(super) node: Option<Arc<str>>,
     /// Normalised references, each once.
@@ -91,7 +92,8 @@ pub(super) fn pod_use(pod: &Pod, agent_address: &str, texts: &Texts) -> (String,
         return (key, None);
     }
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).map(|node| texts.share(node));
-    let kept = PodUse { name: key.as_str().into(), node, images: images.into() };
+    let uid = pod.uid().unwrap_or_default().into();
+    let kept = PodUse { name: key.as_str().into(), uid, node, images: images.into() };
     (key, Some(kept))
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use kuik_crd::Image;
-use kuik_crd::control::{Finding, Held, UpstreamState};
+use kuik_crd::control::{Finding, Held, Refused, UpstreamState};
 
 use super::world::Reference;
 use crate::board::NodeState;
@@ -25,6 +25,8 @@ pub(super) struct Copies<'a> {
     by_text: HashMap<Cow<'a, str>, Vec<Copy<'a>>>,
     by_digest: HashMap<(Cow<'a, str>, &'a str), Vec<Copy<'a>>>,
     findings: HashMap<&'a str, Vec<(&'a str, &'a Finding)>>,
+    /// The latest of each image, in the form that is meant.
+    refusals: HashMap<Cow<'a, str>, &'a Refused>,
 }
 
 impl<'a> Copies<'a> {
@@ -39,6 +41,10 @@ impl<'a> Copies<'a> {
             }
             for (image, finding) in &state.findings {
                 copies.findings.entry(image).or_default().push((node, finding));
+            }
+            for refused in state.refusals.values() {
+                let latest = copies.refusals.entry(meant(&refused.image)).or_insert(refused);
+                *latest = if latest.at < refused.at { refused } else { latest };
             }
         }
         copies
@@ -72,6 +78,13 @@ impl<'a> Copies<'a> {
         let by_digest = by_digest.filter(|text| *text != reference.text);
         let found = all(&reference.text).iter().chain(by_digest.iter().flat_map(|text| all(text)));
         found.max_by_key(|(_, finding)| finding.at).copied()
+    }
+
+    /// The latest refusal of an image; of one with tag and digest, by which of them whatsoever it was asked for.
+    pub(super) fn refusal(&self, reference: &Reference) -> Option<&'a Refused> {
+        let by_digest = reference.digest.as_ref().map(|digest| format!("{}@{digest}", reference.repository));
+        let texts = [Some(&reference.text), by_digest.as_ref()];
+        texts.into_iter().flatten().filter_map(|text| self.refusals.get(text.as_str()).copied()).max_by_key(|refused| refused.at)
     }
 
     /// The nodes that hold `digest` as a whole under a reference, each once. Under the same reference, since a tag whose last copy goes

@@ -1,4 +1,4 @@
-//! Events about our objects, those about `CachedImage`s with kuik v1's reasons: each is sent once, and not more in a second than an API
+//! Events about our objects and about pods, those about `CachedImage`s with kuik v1's reasons: each is sent once, and not more in a second than an API
 //! server likes.
 
 use std::collections::HashMap;
@@ -44,18 +44,18 @@ const RATE: (u32, u32) = (10, 100);
 /// The most that one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most characters of an Event's note, which may have 1024 bytes.
-const NOTE_MAX_CHARS: usize = 250;
+/// The most bytes of an Event's note, which the API server limits to 1024.
+const NOTE_MAX_BYTES: usize = 1_000;
 
 /// Where Events are given up. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Events {
+pub(crate) struct Events {
     waiting: mpsc::Sender<(ObjectReference, Note)>,
     metrics: Metrics,
 }
 
 /// Sends the Events that are given to [`Events`].
-pub(super) struct Sender {
+pub(crate) struct Sender {
     client: Client,
     instance: String,
     waiting: mpsc::Receiver<(ObjectReference, Note)>,
@@ -76,7 +76,7 @@ struct Said {
 }
 
 /// The two ends.
-pub(super) fn events(client: Client, instance: String, metrics: Metrics) -> (Events, Sender) {
+pub(crate) fn events(client: Client, instance: String, metrics: Metrics) -> (Events, Sender) {
     let (give, take) = mpsc::channel(WAITING_MAX);
     let sender = Sender { client, instance, waiting: take, said: Said::default(), metrics: metrics.clone() };
     (Events { waiting: give, metrics }, sender)
@@ -84,7 +84,7 @@ pub(super) fn events(client: Client, instance: String, metrics: Metrics) -> (Eve
 
 impl Events {
     /// Says something about an object, sooner or later, or never when too much waits.
-    pub(super) fn say(&self, about: ObjectReference, note: Note) {
+    pub(crate) fn say(&self, about: ObjectReference, note: Note) {
         if self.waiting.try_send((about, note)).is_err() {
             self.metrics.event_dropped();
         }
@@ -93,7 +93,7 @@ impl Events {
 
 impl Sender {
     /// Sends until there is nobody left to say anything.
-    pub(super) async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let pace = Pace::new(RATE.0, RATE.1);
         while let Some((about, note)) = self.waiting.recv().await {
             if !self.said.is_new(&about, &note) {
@@ -118,7 +118,7 @@ impl Sender {
     /// One Event. kube's recorder would count up an earlier one with the same reason and keep that one's text, and its names can be too
     /// long, so this is our own.
     async fn send(&self, about: &ObjectReference, note: &Note) -> kube::Result<()> {
-        let events = Api::namespaced(self.client.clone(), NAMESPACE);
+        let events = Api::namespaced(self.client.clone(), namespace(about));
         events.create(&PostParams::default(), &self.event(about, note, Timestamp::now())).await.map(drop)
     }
 
@@ -127,12 +127,12 @@ impl Sender {
         Event {
             metadata: ObjectMeta {
                 name: Some(format!("{}.{:x}", name.trim_end_matches(['.', '-']), now.as_nanosecond())),
-                namespace: Some(NAMESPACE.to_owned()),
+                namespace: Some(namespace(about).to_owned()),
                 ..ObjectMeta::default()
             },
             type_: Some(if note.is_warning { "Warning" } else { "Normal" }.to_owned()),
             reason: Some(note.reason.to_owned()),
-            note: Some(note.text.chars().take(NOTE_MAX_CHARS).collect()),
+            note: Some(note.text[..note.text.floor_char_boundary(NOTE_MAX_BYTES)].to_owned()),
             action: Some(note.reason.to_owned()),
             regarding: Some(about.clone()),
             event_time: Some(MicroTime(now)),
@@ -143,10 +143,15 @@ impl Sender {
     }
 }
 
+/// An Event is where the object is that it is about.
+fn namespace(about: &ObjectReference) -> &str {
+    about.namespace.as_deref().unwrap_or(NAMESPACE)
+}
+
 impl Said {
     fn is_new(&mut self, about: &ObjectReference, note: &Note) -> bool {
         let mut hasher = DefaultHasher::new();
-        (&about.uid, &about.name, note.reason, &note.text).hash(&mut hasher);
+        (&about.uid, &about.namespace, &about.name, note.reason, &note.text).hash(&mut hasher);
         let (key, now) = (hasher.finish(), Instant::now());
         if self.at.get(&key).is_some_and(|at| now - *at < SAID_FOR) {
             return false;
@@ -181,6 +186,18 @@ mod tests {
         assert!(said.is_new(&about("b"), &note("x")) && said.is_new(&about("a"), &note("y")));
         tokio::time::advance(SAID_FOR).await;
         assert!(said.is_new(&about("a"), &note("x")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_is_where_its_object_is_with_as_much_of_the_text_as_is_taken() {
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        let client = crate::lifecycle::mock::client(|_, _, body| async move { (200, body.unwrap_or_default()) });
+        let (_, sender) = events(client, "webhook-1".to_owned(), metrics);
+        let pod = ObjectReference { namespace: Some("team".to_owned()), ..about("a") };
+        let event = sender.event(&pod, &note(&"é".repeat(900)), Timestamp::now());
+        assert_eq!((event.metadata.namespace.as_deref(), event.note.map(|note| note.len())), (Some("team"), Some(1_000)));
+        let event = sender.event(&about("a"), &note("x"), Timestamp::now());
+        assert_eq!(event.metadata.namespace.as_deref(), Some("default"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -104,6 +104,11 @@ impl Executor {
         (expired, is_more)
     }
 
+    /// Says something that no write goes with.
+    pub(super) fn tell(&self, notes: Vec<(ObjectReference, Note)>) {
+        notes.into_iter().for_each(|(about, note)| self.events.say(about, note));
+    }
+
     /// When an object that was left alone may be written to again.
     pub(super) fn next_wakeup(&self) -> Option<Instant> {
         self.settling.next()

@@ -46,7 +46,7 @@ const PLAN_SELDOM: Duration = Duration::from_secs(5);
 /// The most time from one plan to the next.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// What agents found is remembered for this long, in seconds.
+/// What agents found, and whom they refused, is remembered for this long, in seconds.
 const FINDING_KEPT_SECONDS: u64 = 86_400;
 
 /// What the leader works with.
@@ -118,6 +118,7 @@ impl Leader {
                 let pause = (began.elapsed() * IDLE_FACTOR).clamp(PLAN_EVERY, PLAN_SELDOM);
                 let ready_at = began + pause;
                 self.board.wish(plan.wishes);
+                executor.tell(plan.telling.notes);
                 let (expired, is_more) = executor.execute(plan.steps).await;
                 expired.into_iter().for_each(|expired| memory.tombstones.expired(expired, unix_now()));
                 next = if is_more { Instant::now() } else { next.min(executor.next_wakeup().unwrap_or(next)) };
@@ -148,6 +149,7 @@ impl Leader {
             self.board.retain_nodes(|node| nodes.contains_key(node));
         }
         self.board.retain_findings(|finding| finding.at + FINDING_KEPT_SECONDS >= now);
+        self.board.retain_refusals(|refused| refused.at + FINDING_KEPT_SECONDS >= now);
         let world = World {
             settings: Arc::clone(&self.settings),
             pods: mirrors.pods.objects(),
@@ -164,6 +166,7 @@ impl Leader {
         let plan = plan(&world, memory, now);
         let spent = began.elapsed();
         self.metrics.planned(spent.as_secs_f64(), &plan.census);
+        plan.telling.reasons.iter().for_each(|reason| self.metrics.refused(reason));
         debug!(?spent, pods = world.pods.len(), images = world.images.len(), steps = plan.steps.len(), "planned");
         plan
     }

@@ -20,6 +20,11 @@ struct ImageLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WriteLabels {
     kind: &'static str,
     result: &'static str,
@@ -38,6 +43,7 @@ struct Families {
     writes: Family<WriteLabels, Counter>,
     plan_duration: Histogram,
     events_dropped: Counter,
+    refusals: Family<ReasonLabels, Counter>,
 }
 
 impl Metrics {
@@ -49,6 +55,7 @@ impl Metrics {
             writes: Family::default(),
             plan_duration: Histogram::new(exponential_buckets(0.000_5, 2.0, 12)),
             events_dropped: Counter::default(),
+            refusals: Family::default(),
         };
         registry.register("leader", "Whether this replica leads", families.leader.clone());
         registry.register("cached_images", "CachedImages, as the leader sees them", families.images.clone());
@@ -56,6 +63,8 @@ impl Metrics {
         let help = "Time that the leader took to decide what is to be done";
         registry.register_with_unit("plan_duration", help, Unit::Seconds, families.plan_duration.clone());
         registry.register("events_dropped", "Events that were not sent because too many waited", families.events_dropped.clone());
+        let help = "Private images that agents refused to namespaces, as the leader heard, by reason";
+        registry.register("pull_refusals", help, families.refusals.clone());
         Self { families: Arc::new(families) }
     }
 
@@ -78,6 +87,10 @@ impl Metrics {
 
     pub(super) fn wrote(&self, kind: &'static str, result: &'static str) {
         self.families.writes.get_or_create(&WriteLabels { kind, result }).inc();
+    }
+
+    pub(super) fn refused(&self, reason: &'static str) {
+        self.families.refusals.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     pub(super) fn event_dropped(&self) {

@@ -21,11 +21,11 @@ const WORKS_AFTER: Duration = Duration::from_secs(60);
 const DELETED_MAX: usize = 10_000;
 
 /// The objects by key.
-pub(super) type Objects<T> = Arc<BTreeMap<Arc<str>, Arc<T>>>;
+pub(crate) type Objects<T> = Arc<BTreeMap<Arc<str>, Arc<T>>>;
 
 /// The objects of one kind. Cheap to clone.
 #[derive(Debug)]
-pub(super) struct Mirror<T> {
+pub(crate) struct Mirror<T> {
     kind: &'static str,
     inner: Arc<Mutex<Inner<T>>>,
     changed: watch::Sender<u64>,
@@ -44,13 +44,13 @@ struct Inner<T> {
 
 /// How much a mirror can be relied on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Health {
+pub(crate) struct Health {
     /// Everything was listed once.
-    pub(super) synced: bool,
+    pub(crate) synced: bool,
     /// It was, and the watch has not failed lately.
-    pub(super) works: bool,
+    pub(crate) works: bool,
     /// How long ago it was listed anew, or failed.
-    pub(super) steady_for: Duration,
+    pub(crate) steady_for: Duration,
 }
 
 impl<T> Clone for Mirror<T> {
@@ -61,22 +61,22 @@ impl<T> Clone for Mirror<T> {
 
 impl<T: Debug + Send + Sync + 'static> Mirror<T> {
     /// An empty one that counts up `changed` whenever it changes.
-    pub(super) fn new(kind: &'static str, changed: watch::Sender<u64>) -> Self {
+    pub(crate) fn new(kind: &'static str, changed: watch::Sender<u64>) -> Self {
         let inner = Inner { objects: Arc::default(), listing: BTreeMap::new(), deleted: Vec::new(), listed_at: None, failed_at: None };
         Self { kind, inner: Arc::new(Mutex::new(inner)), changed }
     }
 
     /// The objects now.
-    pub(super) fn objects(&self) -> Objects<T> {
+    pub(crate) fn objects(&self) -> Objects<T> {
         Arc::clone(&self.lock().objects)
     }
 
     /// What was deleted since this was last asked.
-    pub(super) fn take_deleted(&self) -> Vec<Arc<T>> {
+    pub(crate) fn take_deleted(&self) -> Vec<Arc<T>> {
         std::mem::take(&mut self.lock().deleted)
     }
 
-    pub(super) fn health(&self) -> Health {
+    pub(crate) fn health(&self) -> Health {
         let inner = self.lock();
         let synced = inner.listed_at.is_some();
         let works = synced && inner.failed_at.is_none_or(|at| at.elapsed() >= WORKS_AFTER);
@@ -85,7 +85,7 @@ impl<T: Debug + Send + Sync + 'static> Mirror<T> {
     }
 
     /// Watches for ever. `keep` says under which key an object is kept, and what of it; without the latter it is not.
-    pub(super) async fn watch<K>(self, api: Api<K>, config: watcher::Config, keep: impl FnMut(K) -> (String, Option<T>) + Send)
+    pub(crate) async fn watch<K>(self, api: Api<K>, config: watcher::Config, keep: impl FnMut(K) -> (String, Option<T>) + Send)
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     {

@@ -11,7 +11,7 @@ use tower::service_fn;
 use crate::naming::Names;
 
 /// `answer` is given the method, the path with its query, and the body; it gives the status and the body.
-pub(super) fn client<F, A>(answer: F) -> Client
+pub(crate) fn client<F, A>(answer: F) -> Client
 where
     F: Fn(Method, String, Option<Value>) -> A + Clone + Send + 'static,
     A: Future<Output = (u16, Value)> + Send + 'static,
@@ -40,7 +40,7 @@ fn failure(status: u16) -> Value {
 }
 
 /// The names of a replica.
-pub(super) fn names(pod_name: &str, pod_ip: &str) -> Names {
+pub(crate) fn names(pod_name: &str, pod_ip: &str) -> Names {
     Names {
         fullname: "kube-image-keeper".to_owned(),
         release: "kuik".to_owned(),

@@ -10,16 +10,16 @@
 mod cluster;
 mod copies;
 mod crds;
-mod events;
+pub(crate) mod events;
 mod execute;
 mod holders;
 mod lead;
 mod leader;
 mod metrics;
-mod mirror;
+pub(crate) mod mirror;
 #[cfg(test)]
-mod mock;
-mod pace;
+pub(crate) mod mock;
+pub(crate) mod pace;
 mod plan;
 mod tombstones;
 mod usage;
@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 use self::lead::Leader;
 use self::leader::Elector;
 pub use self::metrics::Metrics;
+pub(crate) use self::plan::Note;
 use crate::board::Board;
 use crate::config::Settings;
 use crate::naming::Names;

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep_until};
 
 /// Holds callers to a rate.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// The time that one takes.
     each: Duration,
     burst: u32,
@@ -16,12 +16,12 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(per_second: u32, burst: u32) -> Self {
+    pub(crate) fn new(per_second: u32, burst: u32) -> Self {
         Self { each: Duration::from_secs(1) / per_second, burst, full_at: Mutex::new(Instant::now()) }
     }
 
     /// Waits for a turn. Turns are given in the order in which they are asked for.
-    pub(super) async fn turn(&self) {
+    pub(crate) async fn turn(&self) {
         sleep_until(self.reserve()).await;
     }
 

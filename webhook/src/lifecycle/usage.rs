@@ -53,7 +53,8 @@ mod tests {
     use super::*;
 
     fn pod(name: &str, node: Option<&str>, images: &[&str]) -> PodUse {
-        PodUse { name: name.into(), node: node.map(Into::into), images: images.iter().map(|image| (*image).into()).collect() }
+        let images = images.iter().map(|image| (*image).into()).collect();
+        PodUse { name: name.into(), uid: "".into(), node: node.map(Into::into), images }
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub(super) struct Memory {
     pub(super) references: References,
     /// Who holds on to the images that are needed.
     pub(super) holders: Holders,
+    /// When what was refused that pods were told of, by node, and by image and namespace.
+    pub(super) refusals: HashMap<String, BTreeMap<(String, String), u64>>,
     /// Keepers by image, for the candidates that they were chosen from.
     keepers: Keepers,
 }

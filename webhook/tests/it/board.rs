@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use kuik_crd::control::{Finding, Held, REPORT_MAX_IMAGES, Report};
+use kuik_crd::PullKey;
+use kuik_crd::control::{Desired, Finding, Held, REPORT_MAX_IMAGES, Refused, Report};
 use kuik_webhook::board::{Board, Leadership, Wishes};
 use proptest::prelude::*;
 
@@ -82,6 +83,47 @@ fn findings_stay_until_newer_ones_come_and_are_bounded() {
     let findings = &board.nodes_now()[NODE].findings;
     assert_eq!(findings.len(), REPORT_MAX_IMAGES);
     assert!(!findings.contains_key("a"), "the oldest goes");
+}
+
+#[test]
+fn refusals_are_kept_by_image_and_namespace_the_latest_of_each_and_are_bounded() {
+    let board = Board::default();
+    let refused = |image: String, namespace: &str, at| Refused { image, namespace: namespace.to_owned(), at, ..Refused::default() };
+    let with = |sequence, refusals| Report { refusals, ..report(sequence, true, [], Vec::new()) };
+    board.report(NODE, with(1, vec![refused("a".to_owned(), "x", 1), refused("a".to_owned(), "y", 2)]), 1);
+    let mut reported = board.reported();
+    reported.mark_unchanged();
+    board.report(NODE, with(2, vec![refused("a".to_owned(), "x", 3)]), 1);
+    assert!(reported.has_changed().unwrap());
+    let kept = |board: &Board| board.nodes_now()[NODE].refusals.values().map(|one| (one.namespace.clone(), one.at)).collect::<Vec<_>>();
+    assert_eq!(kept(&board), [("x".to_owned(), 3), ("y".to_owned(), 2)]);
+    for nth in 0..50 {
+        board.report(NODE, with(3 + nth, (0..100).map(|i| refused(format!("{nth}-{i}"), "z", 10 + nth)).collect()), 1);
+    }
+    let all = kept(&board);
+    assert_eq!((all.len(), all.iter().map(|(_, at)| *at).min()), (1000, Some(50)));
+    board.retain_refusals(|refused| refused.at > 55);
+    assert_eq!(kept(&board).len(), 400);
+}
+
+#[test]
+fn keys_are_published_by_who_leads_for_as_long_as_it_leads() {
+    let (board, keys) = (Board::default(), [PullKey { id: "k".to_owned(), public_key: "p".to_owned() }]);
+    assert!(!board.publish_pull_keys(&keys), "nobody leads");
+    board.lead(Leadership::Us);
+    assert!(!board.publish_pull_keys(&keys), "agents are told nothing yet");
+    board.wish(Some(Wishes { desired: [(NODE.to_owned(), Desired::default())].into(), ..Wishes::default() }));
+    let told = board.wishes().borrow().clone().unwrap();
+    assert_eq!((told.pull_keys.as_deref(), &told.desired[NODE].pull_keys[..]), (Some(&keys[..]), &keys[..]));
+    let mut wishes = board.wishes();
+    wishes.mark_unchanged();
+    assert!(board.publish_pull_keys(&keys) && !wishes.has_changed().unwrap(), "the same again");
+    assert!(board.publish_pull_keys(&[]) && wishes.has_changed().unwrap());
+    board.publish_pull_keys(&keys);
+    board.lead(Leadership::Unknown);
+    board.lead(Leadership::Us);
+    board.wish(Some(Wishes::default()));
+    assert_eq!(board.wishes().borrow().as_ref().unwrap().pull_keys, None, "what another time has left");
 }
 
 #[test]

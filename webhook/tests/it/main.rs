@@ -6,6 +6,7 @@
 #![cfg(test)]
 
 mod board;
+mod credentials;
 mod forward;
 mod health;
 mod polls;

@@ -3,8 +3,10 @@
 use std::future::Future;
 use std::time::Duration;
 
+use kuik_crd::PullKey;
 use kuik_crd::control::{Agent, Agents, Desired};
 use kuik_webhook::board::{Leadership, Wishes};
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::support::scene::{Answer, Scene, wish};
@@ -87,6 +89,35 @@ async fn a_poll_is_answered_when_its_own_answer_changes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn keys_reach_every_node_at_once_whatever_else_is_known_of_it() {
+    let scene = Scene::leading();
+    scene.api.agent("two", "node2");
+    scene.board.wish(Some(wish("nginx")));
+    let key = |id: &str| PullKey { id: id.to_owned(), public_key: "k".to_owned() };
+    for (token, keep) in [("one", json!(["nginx"])), ("two", json!([]))] {
+        let etag = scene.get("/v1/desired", token, None).await.etag();
+        let change = || assert!(scene.board.publish_pull_keys(&[key(token), key("next")]));
+        let answer = meanwhile(scene.get("/v1/desired", token, Some(&etag)), change).await.json();
+        assert_eq!((&answer["keep"], &answer["pullKeys"][0]["id"], &answer["pullKeys"][1]["id"]), (&keep, &json!(token), &json!("next")));
+    }
+    // They stay when something else changes, which is no reason to answer a node that it does not concern.
+    let etag = scene.get("/v1/desired", "two", None).await.etag();
+    let again = || scene.board.wish(Some(wish("other")));
+    assert_eq!(meanwhile(scene.get("/v1/desired", "two", Some(&etag)), again).await.status.as_u16(), 304);
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_leader_knows_the_keys_nodes_are_to_go_on_with_those_they_have() {
+    let scene = Scene::new(9443);
+    scene.board.lead(Leadership::Us);
+    scene.board.wish(Some(wish("nginx")));
+    scene.get("/v1/desired", "one", None).await.refused(503, "what pull tokens are checked with").later();
+    assert_eq!(scene.get("/v1/agents", "one", None).await.status.as_u16(), 200);
+    scene.board.publish_pull_keys(&[]);
+    assert_eq!(scene.get("/v1/desired", "one", None).await.json()["keep"][0], "nginx");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_poll_is_not_answered_because_something_else_changed() {
     let scene = Scene::leading();
     let other = Wishes {
@@ -135,6 +166,7 @@ async fn a_poll_ends_when_the_lead_is_lost_and_when_the_replica_ends() {
     let answer = meanwhile(scene.get("/v1/desired", "one", Some(&etag)), || scene.board.lead(Leadership::Unknown)).await;
     answer.refused(503, "leader has changed").later();
     scene.board.lead(Leadership::Us);
+    scene.board.publish_pull_keys(&[]);
     scene.board.wish(Some(Wishes::default()));
     let answer = meanwhile(scene.get("/v1/desired", "one", Some(&etag)), || scene.stop.cancel()).await;
     answer.refused(503, "ends").later();

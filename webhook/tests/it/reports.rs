@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::Method;
-use kuik_crd::control::{Disk, Finding, Held, HeldBack, Pressure, REPORT_MAX_BYTES, REPORT_MAX_IMAGES, Report};
+use kuik_crd::control::{Disk, Finding, Held, HeldBack, Pressure, REPORT_MAX_BYTES, REPORT_MAX_IMAGES, Refused, Report};
 use kuik_webhook::board::Leadership;
 use serde_json::{Value, json};
 use tokio::time::advance;
@@ -111,6 +111,28 @@ async fn a_long_error_is_kept_in_part() {
     let finding = Finding { image: "nginx".to_owned(), at: 1, error: Some("é".repeat(2000)) };
     assert_eq!(scene.report("one", &Report { findings: vec![finding], ..full(1, &[]) }).await.status.as_u16(), 200);
     assert_eq!(scene.board.nodes_now()["node1"].findings["nginx"].error.as_deref(), Some(&*"é".repeat(1024)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_are_kept_in_part_and_proven_namespaces_too() {
+    let scene = Scene::leading();
+    let refused = |at| Refused {
+        image: format!("image-{at}"),
+        namespace: "team".to_owned(),
+        at,
+        reason: "denied".to_owned(),
+        message: "é".repeat(2000),
+    };
+    let mut report = Report { refusals: (0..150).map(refused).collect(), ..full(1, &["nginx"]) };
+    report.images[0].proven = (0..30).map(|nth| format!("n{nth}")).collect();
+    assert_eq!(scene.report("one", &report).await.status.as_u16(), 200);
+    let state = scene.board.nodes_now()["node1"].clone();
+    assert_eq!((state.refusals.len(), state.refusals.values().map(|one| one.at).min()), (100, Some(50)), "the latest");
+    assert!(state.refusals.values().all(|refused| refused.message == "é".repeat(1024)));
+    assert_eq!(state.images["nginx"].proven.len(), 20);
+    let long = Report { refusals: vec![Refused { namespace: "n".repeat(64), ..refused(1) }], ..full(2, &[]) };
+    advance(3 * SECOND).await;
+    scene.report("one", &long).await.refused(400, "refusals[0].namespace: 64 characters: at most 63");
 }
 
 #[tokio::test(start_paused = true)]

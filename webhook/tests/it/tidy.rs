@@ -11,7 +11,7 @@ use rules::{Broken, Home, Layer};
 use source::{Source, read_all};
 
 /// The crate's modules in the order of their layers, each with what it may use of those before it. `lib.rs` and `main.rs` stand outside.
-const LAYERS: [Layer; 21] = [
+const LAYERS: [Layer; 23] = [
     ("telemetry", &[]),
     ("shutdown", &[]),
     ("readiness", &[]),
@@ -26,8 +26,10 @@ const LAYERS: [Layer; 21] = [
     ("usage", &["args", "telemetry"]),
     ("certs", &["board", "naming", "telemetry"]),
     ("admission", &["config", "pod_images", "telemetry"]),
-    ("control", &["board", "naming", "telemetry"]),
+    ("credentials", &["config", "telemetry", "words"]),
+    ("control", &["board", "credentials", "naming", "telemetry"]),
     ("lifecycle", &["board", "config", "naming", "pod_images", "telemetry"]),
+    ("pull", &["board", "config", "lifecycle", "naming", "telemetry"]),
     ("health", &["readiness"]),
     ("probe", &["args", "telemetry", "words"]),
     (
@@ -39,10 +41,12 @@ const LAYERS: [Layer; 21] = [
             "certs",
             "config",
             "control",
+            "credentials",
             "health",
             "lifecycle",
             "metrics",
             "naming",
+            "pull",
             "readiness",
             "shutdown",
             "tls_server",
@@ -66,10 +70,12 @@ const HOMES: [Home; 4] = [
             "webhook/src/lifecycle/",
             "webhook/src/certs/",
             "webhook/src/control/review.rs",
+            "webhook/src/credentials/",
+            "webhook/src/pull/",
             "webhook/src/admission/review.rs",
             "webhook/src/app.rs",
         ],
-        rule: "only lifecycle/, certs/, control/review.rs, admission/review.rs and app.rs do",
+        rule: "only lifecycle/, certs/, credentials/, pull/, control/review.rs, admission/review.rs and app.rs do",
     },
     Home {
         names: &["reqwest"],

@@ -24,7 +24,7 @@ async fn a_known_tag_its_manifests_and_its_layers_wait_for_no_walk() {
         assert_eq!(scene.blob(bytes).await, Origin::Hit);
     }
     assert_eq!(scene.server.count(), asked, "nobody had to be asked whose they are");
-    assert!(scene.cache.tags(&scene.app, &crate::oci::Page::default()).await.unwrap().stale.is_some());
+    assert!(scene.cache.tags(&Requester::Anyone, &scene.app, &crate::oci::Page::default()).await.unwrap().stale.is_some());
     assert_eq!(scene.store.usage().index_rebuilds, 0, "nothing was walked for this test to mean anything");
     scene.store.settle().await.unwrap();
     crate::store::tests::check_sound(&scene.store, scene.path()).await;
@@ -56,19 +56,19 @@ async fn a_layer_that_is_asked_for_first_is_known_as_the_repositorys_and_no_othe
     let asked = scene.server.count();
     let layer = &scene.image.blobs[2];
     assert_eq!(scene.blob(layer).await, Origin::Hit);
-    assert_eq!(scene.cache.blob_size(&scene.app, &digest(layer)).await.unwrap().0, Some(300_000));
+    assert_eq!(scene.cache.blob_size(&Requester::Anyone, &scene.app, &digest(layer)).await.unwrap().0, Some(300_000));
     assert_eq!(scene.server.count(), asked);
     let stranger = repo(&scene.server.registry, "stranger");
-    assert!(scene.cache.blob(&stranger, &digest(layer)).await.is_err());
-    assert!(scene.cache.manifest(&stranger, &Target::Digest(digest(&scene.image.index))).await.is_err());
+    assert!(scene.cache.blob(&Requester::Anyone, &stranger, &digest(layer)).await.is_err());
+    assert!(scene.cache.manifest(&Requester::Anyone, &stranger, &Target::Digest(digest(&scene.image.index))).await.is_err());
 }
 
 #[tokio::test]
 async fn what_the_directory_has_not_is_asked_for_upstream_at_once() {
     let scene = lost_index().await;
-    assert!(scene.cache.manifest(&scene.app, &tag("2")).await.is_err());
-    assert!(scene.cache.manifest(&scene.app, &Target::Digest(digest(b"none"))).await.is_err());
-    assert!(scene.cache.blob(&scene.app, &digest(b"none")).await.is_err());
+    assert!(scene.cache.manifest(&Requester::Anyone, &scene.app, &tag("2")).await.is_err());
+    assert!(scene.cache.manifest(&Requester::Anyone, &scene.app, &Target::Digest(digest(b"none"))).await.is_err());
+    assert!(scene.cache.blob(&Requester::Anyone, &scene.app, &digest(b"none")).await.is_err());
     assert!(scene.server.count() >= 3);
     assert_eq!(scene.store.usage().index_rebuilds, 0);
 }

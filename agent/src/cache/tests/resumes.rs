@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::cache::source::{Source, Wanted};
 use crate::upstream::UpstreamError;
-use crate::upstream::tests::support::Piece;
+use crate::upstream::tests::support::{Piece, mk_upstream};
 
 const MIB: usize = 1 << 20;
 

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 
 use super::support::*;
 use crate::config::UpstreamConfig;
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Errand, UpstreamError};
 
 /// A registry and its token service.
 struct Hub {
@@ -44,19 +44,19 @@ fn counting() -> impl Fn(&Seen) -> Reply + Send + Sync + 'static {
 }
 
 impl Hub {
-    fn upstream(&self) -> Upstream {
+    fn upstream(&self) -> Errand {
         mk_for(&self.registry)
     }
 
     /// With these entries under `auths`: a path below the registry, and what is there.
-    fn with_auths(&self, auths: &[(&str, serde_json::Value)]) -> Upstream {
+    fn with_auths(&self, auths: &[(&str, serde_json::Value)]) -> Errand {
         let auths: serde_json::Map<_, _> =
             auths.iter().map(|(path, auth)| (format!("{}{path}", self.registry.host()), auth.clone())).collect();
         std::fs::write(&self.auth_file, serde_json::json!({ "auths": auths }).to_string()).unwrap();
         mk_upstream(UpstreamConfig { auth_file: Some(self.auth_file.clone()), ..mk_plain(&self.registry) })
     }
 
-    async fn get(&self, upstream: &Upstream, name: &str) -> Result<(), UpstreamError> {
+    async fn get(&self, upstream: &Errand, name: &str) -> Result<(), UpstreamError> {
         upstream.get_manifest(&repo(&self.registry.registry, name), &tag("t")).await.map(|_| ())
     }
 

@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::support::*;
-use crate::upstream::{BlobStream, Upstream, UpstreamError};
+use crate::upstream::{BlobStream, Errand, UpstreamError};
 
 const BLOB: &[u8] = b"0123456789";
 
@@ -138,7 +138,7 @@ async fn a_blob_may_be_asked_for_without_its_bytes() {
     assert!(head("absent").await.unwrap_err().is_not_found());
 }
 
-async fn avoiding(upstream: &Upstream, avoid: &BlobStream) -> BlobStream {
+async fn avoiding(upstream: &Errand, avoid: &BlobStream) -> BlobStream {
     upstream.get_blob(&mirrored(), &digest(BLOB), 0, std::slice::from_ref(&avoid.endpoint)).await.unwrap()
 }
 

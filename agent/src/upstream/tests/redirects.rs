@@ -3,7 +3,7 @@
 use super::support::*;
 use crate::config::UpstreamConfig;
 use crate::oci::Digest;
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Errand, UpstreamError};
 
 const BLOB: &[u8] = b"blob";
 
@@ -23,7 +23,7 @@ async fn redirecting(target: String) -> Server {
     .await
 }
 
-async fn get(upstream: &Upstream, server: &Server) -> Result<Vec<u8>, UpstreamError> {
+async fn get(upstream: &Errand, server: &Server) -> Result<Vec<u8>, UpstreamError> {
     read(upstream.get_blob(&repo(&server.registry, "a"), &digest(BLOB), 2, &[]).await?).await
 }
 

@@ -219,7 +219,7 @@ async fn what_happens_is_counted() {
     })
     .await;
     let counts = Arc::new(Counts::default());
-    let upstream = Upstream::new(mk_plain(&server), Arc::clone(&counts) as _).unwrap();
+    let upstream = Upstream::new(mk_plain(&server), Arc::clone(&counts) as _).unwrap().by(&crate::requester::Requester::Anyone);
     let repository = repo(&server.registry, "a");
     upstream.get_manifest(&repository, &tag("ok")).await.unwrap();
     upstream.get_manifest(&repository, &tag("gone")).await.unwrap_err();

@@ -24,7 +24,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::{Endpoint, RegistryConfig, UpstreamConfig};
 use crate::oci::{Algorithm, Digest, Hasher, Registry, Repository, Target};
-use crate::upstream::{BlobStream, Observer, Upstream, UpstreamError};
+use crate::requester::Requester;
+use crate::upstream::{BlobStream, Errand, Observer, Upstream, UpstreamError};
 
 /// A request that arrived.
 #[derive(Debug, Clone)]
@@ -297,12 +298,12 @@ pub(crate) fn mk_endpoint(registry: &Registry) -> Endpoint {
     Endpoint { registry: registry.clone(), plain_http: None, prefix: String::new() }
 }
 
-pub(crate) fn mk_upstream(config: UpstreamConfig) -> Upstream {
-    Upstream::new(config, Arc::new(())).unwrap()
+pub(crate) fn mk_upstream(config: UpstreamConfig) -> Errand {
+    Upstream::new(config, Arc::new(())).unwrap().by(&Requester::Anyone)
 }
 
 /// Asks `server` without TLS.
-pub(crate) fn mk_for(server: &Server) -> Upstream {
+pub(crate) fn mk_for(server: &Server) -> Errand {
     mk_upstream(mk_plain(server))
 }
 

@@ -10,7 +10,10 @@ use axum::body::Bytes;
 use axum::extract::State as Given;
 use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, Method, StatusCode, Uri};
-use kuik_crd::control::{AGENTS_PATH, Agents, DESIRED_PATH, Desired, Finding, Held, REPORT_PATH, Report, ReportAnswer};
+use kuik_crd::control::{
+    AGENTS_PATH, Agents, CREDENTIALS_PATH, CredentialsRequest, DESIRED_PATH, Desired, Finding, Held, REPORT_PATH, Refused, Report,
+    ReportAnswer,
+};
 use rustls::ServerConfig;
 use serde::Serialize;
 use tempfile::TempDir;
@@ -43,6 +46,11 @@ pub(crate) struct State {
     /// What the node holds: the sum of its reports.
     pub(crate) held: BTreeMap<String, Held>,
     pub(crate) findings: Vec<Finding>,
+    pub(crate) refusals: Vec<Refused>,
+    /// User and password of each namespace; others have no pod on the node.
+    pub(crate) secrets: BTreeMap<String, (String, String)>,
+    /// What was asked for with `POST /v1/credentials`.
+    pub(crate) asked: Vec<CredentialsRequest>,
     /// What was asked: method, path and how it was answered.
     pub(crate) calls: Vec<(String, u16)>,
     /// How long a poll is held.
@@ -211,9 +219,20 @@ async fn respond(inner: &Inner, method: &Method, path: &str, headers: &HeaderMap
     match (method.as_str(), path) {
         ("GET", DESIRED_PATH) => poll(inner, headers, |state| json(&state.desired)).await,
         ("GET", AGENTS_PATH) => poll(inner, headers, |state| json(&state.agents)).await,
+        ("POST", CREDENTIALS_PATH) => give(&mut inner.state.lock().unwrap(), serde_json::from_slice(body).unwrap()),
         ("POST", REPORT_PATH) => take(&mut inner.state.lock().unwrap(), &serde_json::from_slice(body).unwrap()),
         _ => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+fn give(state: &mut State, asked: CredentialsRequest) -> Response {
+    let secret = state.secrets.get(&asked.namespace).cloned();
+    state.asked.push(asked);
+    let Some((user, password)) = secret else {
+        return (StatusCode::FORBIDDEN, "no pod of that namespace is on your node").into_response();
+    };
+    let given = serde_json::json!({ "from": "Secret regcred", "username": user, "password": password });
+    json(&serde_json::json!({ "credentials": [given], "tried": ["regcred"], "problems": [] })).into_response()
 }
 
 fn json(value: &impl Serialize) -> String {
@@ -257,6 +276,7 @@ fn take(state: &mut State, report: &Report) -> Response {
     }
     (state.boot, state.sequence) = (report.boot.clone(), report.sequence);
     state.findings.extend(report.findings.clone());
+    state.refusals.extend(report.refusals.clone());
     state.reports.push((tokio::time::Instant::now(), report.clone()));
     axum::Json(ReportAnswer { full_wanted }).into_response()
 }

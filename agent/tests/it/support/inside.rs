@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kuik_agent::access::Access;
 use kuik_agent::cache::{Cache, Platforms};
 use kuik_agent::config::{Config, ControlConfig, HostPort, RegistryConfig};
 use kuik_agent::control::{Backoff, Control, Pace};
@@ -37,7 +38,7 @@ pub(crate) fn quick() -> Pace {
     }
 }
 
-/// Store, cache, disk and control.
+/// Store, cache, disk, rights and control.
 pub(crate) struct Inside {
     home: TempDir,
     pub(crate) store: Store,
@@ -69,7 +70,8 @@ impl Inside {
             token: control.token_file(),
         };
         let disk = Disk::new(config.cache, &store, &cache, &metrics).await;
-        let control = Control::start(reach, Some("node"), (&cache, &store, &disk, &metrics), pace).await;
+        let access = Access::new(config.auth, &store, &cache, &metrics).await;
+        let control = Control::start(reach, Some("node"), (&cache, &store, &disk, &access, &metrics), pace).await;
         Self { home, store, cache, disk, _control: control }
     }
 

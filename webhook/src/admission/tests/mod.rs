@@ -10,10 +10,15 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 use super::{Outcome, Rules, mutate};
-use crate::config::Settings;
+use crate::config::{Auth, AuthMode, Settings};
 
 fn rules() -> Rules {
     Rules::new(&Settings::default())
+}
+
+/// Namespaces have no tokens.
+fn without_tokens() -> Settings {
+    Settings { auth: Auth { mode: AuthMode::None, ..Auth::default() }, ..Settings::default() }
 }
 
 fn patterns(patterns: &[&str]) -> Vec<Regex> {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{mk_pod, mutate, patterns, rules, shown, simple, table};
+use super::{mk_pod, mutate, patterns, rules, shown, simple, table, without_tokens};
 use crate::admission::Rules;
 use crate::config::Settings;
 
@@ -116,8 +116,6 @@ fn images_that_stay() {
             "for Windows, by its own word",
             json!({ "metadata": { "name": "p" }, "spec": { "os": { "name": "windows" }, "containers": [{ "name": "app", "image": "nginx" }] } }),
         ),
-        ("with a pull secret", secretive(Value::Null)),
-        ("with a pull secret, and asked for all the same", secretive(json!({ "kuik.enix.io/rewrite-images": "true" }))),
         ("a mirror on the node in the agent's form", simple("localhost:5000/quay.io/team/app:1")),
         ("a registry on the node", simple("localhost:5000/team/app:1")),
         ("an image built on the node", simple("localhost/app:1")),
@@ -251,12 +249,40 @@ fn filters_of_the_values() {
         ("ignorePullPolicyAlways", Settings { ignore_pull_policy_always: true, ..Settings::default() }),
         ("ignoredImages ^docker.io/library/", Settings { ignored_images: patterns(&["^docker.io/library/"]), ..Settings::default() }),
         ("acceptedImages ^quay.io/ :1.25$", Settings { accepted_images: patterns(&["^quay.io/", ":1.25$"]), ..Settings::default() }),
-        ("agentsHaveCredentials", Settings { agents_have_credentials: true, ..Settings::default() }),
+        ("auth.mode none", without_tokens()),
+        ("auth.mode none, agentsHaveCredentials", Settings { agents_have_credentials: true, ..without_tokens() }),
         ("agentAddress 127.0.0.1:5000", Settings { agent_address: "127.0.0.1:5000".to_owned(), ..Settings::default() }),
     ] {
         text.push_str(&format!("=== {name}\n{}\n", table(&Rules::new(&settings), &cases)));
     }
     insta::assert_snapshot!("filters", text);
+}
+
+#[test]
+fn pull_secrets() {
+    let secrets = |image: &str, secrets: Value| {
+        let mut pod = simple(image);
+        pod["spec"]["imagePullSecrets"] = secrets;
+        pod
+    };
+    let rewritten = "localhost:7439/docker.io/library/nginx:1";
+    let asked = secretive(json!({ "kuik.enix.io/rewrite-images": "true" }));
+    let managed = |pod: Value| with(pod, json!({ "kuik.enix.io/rewrite-images": "true" }), json!({ "kuik.enix.io/managed": "true" }));
+    let cases = [
+        ("none", simple("nginx"), None),
+        ("null", secrets("nginx", Value::Null), None),
+        ("an empty list", secrets("nginx", json!([])), None),
+        ("others", secrets("nginx", json!([{ "name": "registry" }, { "name": "of-the-service-account" }])), None),
+        ("ours among others", secrets("nginx", json!([{ "name": "kuik-pull" }, { "name": "registry" }])), None),
+        ("ours alone", secrets("nginx", json!([{ "name": "kuik-pull" }])), None),
+        ("others, and asked for all the same", asked, None),
+        ("rewritten already", secrets(rewritten, json!([{ "name": "registry" }])), None),
+        ("of an image that stays", secrets("localhost:5000/a", json!([{ "name": "registry" }])), None),
+        ("opted out", with(secretive(Value::Null), json!({ "kuik.enix.io/rewrite-images": "false" }), Value::Null), None),
+        ("an update, which may not change them", managed(simple("nginx:2")), Some(managed(simple("nginx:1")))),
+    ];
+    let text = format!("=== namespace\n{}\n=== none\n{}", table(&rules(), &cases), table(&Rules::new(&without_tokens()), &cases));
+    insta::assert_snapshot!("pull_secrets", text);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{mk_pod, mutate, patched, rules};
-use crate::admission::Skip;
+use super::{mk_pod, mutate, patched, rules, without_tokens};
+use crate::admission::{Rules, Skip};
 use crate::pod_images::{originals, slots};
 
 const ADDRESS: &str = "localhost:7439";
@@ -49,21 +49,40 @@ fn pod() -> impl Strategy<Value = Value> {
         1 => Just(json!({ "kuik.enix.io/managed": "true" })),
         1 => Just(json!({ "kuik.enix.io/managed": "false", "a/b~c": "d" })),
     ];
-    (lists, annotations, labels).prop_map(|((plain, init, ephemeral), annotations, labels)| {
-        let spec = json!({ "containers": plain, "initContainers": init, "ephemeralContainers": ephemeral, "unknown": [1, 2] });
+    let secret = prop_oneof![Just("registry"), Just("kuik-pull"), Just("other")].prop_map(|name| json!({ "name": name }));
+    let secrets = prop_oneof![Just(Value::Null), vec(secret, 0..3).prop_map(Value::Array)];
+    (lists, annotations, labels, secrets).prop_map(|((plain, init, ephemeral), annotations, labels, secrets)| {
+        let mut spec = json!({ "containers": plain, "initContainers": init, "ephemeralContainers": ephemeral, "unknown": [1, 2] });
+        spec["imagePullSecrets"] = secrets;
         json!({ "metadata": { "name": "p", "annotations": annotations, "labels": labels }, "spec": spec })
     })
+}
+
+/// Whether namespaces have tokens or not.
+fn either() -> impl Strategy<Value = Rules> {
+    any::<bool>().prop_map(|tokens| if tokens { rules() } else { Rules::new(&without_tokens()) })
+}
+
+/// The names of a pod's pull secrets.
+fn secrets(pod: &Value) -> Vec<&str> {
+    pod["spec"]["imagePullSecrets"].as_array().into_iter().flatten().map(|secret| secret["name"].as_str().unwrap()).collect()
+}
+
+/// Without our own, and in one form for none at all.
+fn without_ours(pod: &mut Value) {
+    let others: Vec<Value> = secrets(pod).into_iter().filter(|name| *name != "kuik-pull").map(|name| json!({ "name": name })).collect();
+    pod["spec"]["imagePullSecrets"] = Value::Array(others);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn mutating_twice_equals_once(pod in pod(), old in option::of(pod())) {
+    fn mutating_twice_equals_once(pod in pod(), old in option::of(pod()), rules in either()) {
         let old = old.as_ref().map(mk_pod);
-        let outcome = mutate(&mk_pod(&pod), old.as_ref(), &rules());
+        let outcome = mutate(&mk_pod(&pod), old.as_ref(), &rules);
         let after = patched(&pod, &outcome);
-        let again = mutate(&mk_pod(&after), old.as_ref(), &rules());
+        let again = mutate(&mk_pod(&after), old.as_ref(), &rules);
         prop_assert_eq!(again.patch.0, vec![], "after {:?}", outcome.patch);
         prop_assert_eq!(&again.warnings, &outcome.warnings);
     }
@@ -110,9 +129,23 @@ proptest! {
                 let ours = |key: &str| key.starts_with("original-") || key.starts_with("kuik.enix.io/");
                 pod["metadata"][map] = kept.into_iter().filter(|(key, _)| !ours(key)).collect();
             }
+            without_ours(&mut pod);
             pod
         };
         prop_assert_eq!(neutral(patched(&pod, &outcome)), neutral(pod));
+    }
+
+    #[test]
+    fn a_new_pod_with_a_rewritten_image_has_our_pull_secret_behind_those_that_were_there(pod in pod(), is_new in any::<bool>(), rules in either()) {
+        let old = (!is_new).then(|| mk_pod(&pod));
+        let outcome = mutate(&mk_pod(&pod), old.as_ref(), &rules);
+        let after = patched(&pod, &outcome);
+        let mut expected = secrets(&pod);
+        let is_rewritten = !outcome.changes.is_empty() || outcome.skips.contains(&Skip::Rewritten);
+        if is_new && is_rewritten && rules.pods_show_tokens() && !expected.contains(&"kuik-pull") {
+            expected.push("kuik-pull");
+        }
+        prop_assert_eq!(secrets(&after), expected);
     }
 
     #[test]

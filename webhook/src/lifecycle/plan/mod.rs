@@ -8,6 +8,7 @@ mod disk;
 mod edit;
 mod images;
 mod nodes;
+mod refusals;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use kuik_crd::{CachedImage, Candidate, NodeCache, Phase};
 use serde_json::Value;
 
 use self::catalogue::Catalogue;
+pub(super) use self::refusals::Telling;
 use super::copies::Copies;
 use super::usage::{Usage, usage};
 use super::world::{Memory, SETTLE_SECONDS, World};
@@ -38,6 +40,8 @@ pub(super) struct Plan {
     pub(super) next_wakeup: u64,
     /// How many images there are of each sort.
     pub(super) census: BTreeMap<Sort, i64>,
+    /// What pods are told.
+    pub(super) telling: Telling,
 }
 
 /// One write, and what is said about it when it has succeeded.
@@ -80,10 +84,10 @@ pub(super) struct Target {
 
 /// An Event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Note {
-    pub(super) is_warning: bool,
-    pub(super) reason: &'static str,
-    pub(super) text: String,
+pub(crate) struct Note {
+    pub(crate) is_warning: bool,
+    pub(crate) reason: &'static str,
+    pub(crate) text: String,
 }
 
 /// What images are counted by.
@@ -106,7 +110,7 @@ impl Note {
         Self { is_warning: false, reason, text }
     }
 
-    fn warning(reason: &'static str, text: String) -> Self {
+    pub(crate) fn warning(reason: &'static str, text: String) -> Self {
         Self { is_warning: true, reason, text }
     }
 }
@@ -167,7 +171,9 @@ pub(super) fn plan(world: &World, memory: &mut Memory, now: u64) -> Plan {
     steps.extend(nodes::steps(&context));
     steps.sort_by_key(|step| step.action.rank());
     let wishes = context.settled.then(|| wishes::wishes(&context, memory));
-    Plan { steps, wishes, next_wakeup: next_wakeup(&context, memory), census: census(world) }
+    let next_wakeup = next_wakeup(&context, memory);
+    let telling = refusals::tell(world, memory);
+    Plan { steps, wishes, next_wakeup, census: census(world), telling }
 }
 
 impl Action {

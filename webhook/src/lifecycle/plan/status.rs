@@ -1,9 +1,11 @@
 //! The status of a `CachedImage`, from who uses it and what the agents report.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kuik_crd::control::UpstreamState;
-use kuik_crd::{CachedImage, CachedImageStatus, CopyState, ImageCopy, ImageError, Phase, human_size};
+use kuik_crd::control::{PROVEN_NAMES_MAX, UpstreamState};
+use kuik_crd::{CachedImage, CachedImageStatus, CopyState, ImageCopy, ImageError, LastRefusal, Phase, ProvenNamespaces, human_size};
 
 use super::catalogue::is_kept;
 use super::conditions::{self, Saying};
@@ -40,6 +42,7 @@ pub(super) fn image_status(
     let copies = context.copies.of(reference);
     copy_fields(context, reference, &copies, &mut new);
     upstream_fields(reference, &copies, &mut new);
+    private_fields(context, reference, &copies, &mut new);
     let ready: Vec<&str> = copies.iter().filter(|copy| copy.held.complete).map(|copy| copy.node).collect();
     let wanted = copies_wanted(context, object, users);
     (new.copies_ready, new.copies_wanted) = (Some(count(ready.len())), Some(count(wanted)));
@@ -115,6 +118,22 @@ fn upstream_fields(reference: &Reference, copies: &[Copy<'_>], status: &mut Cach
     }
 }
 
+/// Who may have an image that is not everybody's, as far as nodes know, and who was refused it last.
+fn private_fields(context: &Context<'_>, reference: &Reference, copies: &[Copy<'_>], status: &mut CachedImageStatus) {
+    let names: BTreeSet<&str> = copies.iter().flat_map(|copy| &copy.held.proven).map(String::as_str).collect();
+    // A node that knows of more than it may name knows of so many at least.
+    let most = copies.iter().map(|copy| usize::try_from(copy.held.proven_count).unwrap_or(usize::MAX)).max().unwrap_or(0);
+    let total = most.max(names.len());
+    let names = names.into_iter().take(PROVEN_NAMES_MAX).map(str::to_owned).collect();
+    status.proven_namespaces = (total > 0).then(|| ProvenNamespaces { count: count(total), names });
+    let last = status.last_refusal.as_ref().map(|last| seconds(&last.at));
+    if let Some(refused) = context.copies.refusal(reference).filter(|refused| last.is_none_or(|last| last < refused.at)) {
+        let (namespace, reason) = (refused.namespace.clone(), refused.reason.clone());
+        let message = refused.message.chars().take(ERROR_MAX_CHARS).collect();
+        status.last_refusal = Some(LastRefusal { namespace, at: time(refused.at), reason, message });
+    }
+}
+
 /// When a node last fetched the image: as a node said it, or else when we first saw that one has it.
 fn pulled_at(context: &Context<'_>, reference: &Reference, copies: &[Copy<'_>], old: Option<&Time>) -> Option<u64> {
     let said = context.copies.finding(reference).filter(|(_, finding)| finding.error.is_none()).map(|(_, finding)| finding.at);
@@ -177,7 +196,10 @@ pub(super) fn terminating_status(object: &CachedImage) -> CachedImageStatus {
 /// Whether there is anything new, apart from times that a reader can do without for a while.
 pub(super) fn is_worth_writing(old: &CachedImageStatus, new: &mut CachedImageStatus) -> bool {
     let times = |status: &CachedImageStatus| {
-        [&status.last_seen_upstream, &status.last_sync, &status.last_successful_pull].map(|time| time.as_ref().map(|time| time.0))
+        let refused = status.last_refusal.as_ref().map(|last| &last.at);
+        let others = [&status.last_seen_upstream, &status.last_sync, &status.last_successful_pull].map(Option::as_ref);
+        let [seen, sync, pull] = others;
+        [seen, sync, pull, refused].map(|time| time.map(|time| time.0))
     };
     let lag = times(old).into_iter().zip(times(new)).any(|pair| match pair {
         (Some(old), Some(new)) => new.duration_since(old).abs() >= TIMES_LAG,
@@ -186,7 +208,10 @@ pub(super) fn is_worth_writing(old: &CachedImageStatus, new: &mut CachedImageSta
     if lag {
         return true;
     }
-    let put = |status: &mut CachedImageStatus, [seen, sync, pull]: [Option<Timestamp>; 3]| {
+    let put = |status: &mut CachedImageStatus, [seen, sync, pull, refused]: [Option<Timestamp>; 4]| {
+        if let Some((last, at)) = status.last_refusal.as_mut().zip(refused) {
+            last.at = Time(at);
+        }
         (status.last_seen_upstream, status.last_sync, status.last_successful_pull) = (seen.map(Time), sync.map(Time), pull.map(Time));
     };
     let fresh = times(new);

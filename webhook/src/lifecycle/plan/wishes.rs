@@ -64,7 +64,7 @@ pub(super) fn wishes(context: &Context<'_>, memory: &mut Memory) -> Wishes {
     let agents = ready.iter().filter_map(|(node, agent)| {
         Some(Agent { node: (*node).to_owned(), zone: context.world.zone(node), address: agent.address.clone()? })
     });
-    Wishes { agents: Agents { agents: agents.collect() }, desired }
+    Wishes { agents: Agents { agents: agents.collect() }, desired, ..Wishes::default() }
 }
 
 /// The nodes that are to hold an image.

@@ -31,6 +31,8 @@ pub(crate) struct FakeApi {
 struct State {
     reviews: BTreeMap<String, Value>,
     pods: BTreeMap<String, Value>,
+    /// Of other namespaces, by their paths.
+    objects: BTreeMap<String, Value>,
     fault: Option<Fault>,
     asked: Vec<String>,
 }
@@ -92,11 +94,16 @@ impl FakeApi {
         self.state().pods.insert(name.to_owned(), pod);
     }
 
+    /// Has an object, or a list, of the namespace `team`.
+    pub(crate) fn object(&self, path: &str, object: Value) {
+        self.state().objects.insert(format!("/api/v1/namespaces/team/{path}"), object);
+    }
+
     pub(crate) fn fail(&self, fault: Option<Fault>) {
         self.state().fault = fault;
     }
 
-    /// What it was asked: `review TOKEN` and `pod NAME`.
+    /// What it was asked: `review TOKEN`, `pod NAME`, and paths of the namespace `team`.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.state().asked.clone()
     }
@@ -128,6 +135,7 @@ impl FakeApi {
         let (status, answer) = match (parts.method, parts.uri.path()) {
             (Method::POST, "/apis/authentication.k8s.io/v1/tokenreviews") => self.review(&serde_json::from_slice(&body).unwrap()),
             (Method::GET, path) if path.starts_with("/api/v1/namespaces/kuik-system/pods/") => self.look_up(path),
+            (Method::GET, path) if path.starts_with("/api/v1/namespaces/team/") => self.other(path),
             (method, path) => panic!("nobody should ask for {method} {path}"),
         };
         drop(inside);
@@ -157,6 +165,12 @@ impl FakeApi {
         let mut state = self.state();
         state.asked.push(format!("pod {name}"));
         state.pods.get(name).map_or_else(|| (StatusCode::NOT_FOUND, failure(404)), |pod| (StatusCode::OK, pod.clone()))
+    }
+
+    fn other(&self, path: &str) -> (StatusCode, Value) {
+        let mut state = self.state();
+        state.asked.push(path.trim_start_matches("/api/v1/namespaces/").to_owned());
+        state.objects.get(path).map_or_else(|| (StatusCode::NOT_FOUND, failure(404)), |object| (StatusCode::OK, object.clone()))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

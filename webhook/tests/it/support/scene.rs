@@ -11,6 +11,7 @@ use http_body_util::BodyExt as _;
 use kuik_crd::control::{Agent, Agents, Desired, Held, Report};
 use kuik_webhook::board::{Board, Leadership, Wishes};
 use kuik_webhook::control::{self, ControlParts, Metrics, Reviewer};
+use kuik_webhook::credentials::{self, PullSecrets};
 use kuik_webhook::naming::Names;
 use kuik_webhook::tls_server::{self, Limits};
 use prometheus_client::registry::Registry;
@@ -40,6 +41,7 @@ impl Scene {
     pub(crate) fn leading() -> Self {
         let scene = Self::new(9443);
         scene.board.lead(Leadership::Us);
+        scene.board.publish_pull_keys(&[]);
         scene.board.wish(Some(Wishes::default()));
         scene
     }
@@ -61,6 +63,7 @@ impl Scene {
         let mut registry = Registry::default();
         let router = control::router(ControlParts {
             reviewer: Reviewer::new(api.client(), Arc::new(names())),
+            secrets: PullSecrets::new(api.client(), Vec::new(), credentials::Metrics::register(&mut registry)),
             host: HOST.to_owned(),
             board: board.clone(),
             authority: authority.subscribe(),
@@ -179,7 +182,7 @@ pub(crate) fn names() -> Names {
 pub(crate) fn wish(image: &str) -> Wishes {
     let agent = Agent { node: "node1".to_owned(), zone: None, address: "10.0.0.1".to_owned() };
     let desired = Desired { keep: vec![image.to_owned()], ..Desired::default() };
-    Wishes { agents: Agents { agents: vec![agent] }, desired: [("node1".to_owned(), desired)].into() }
+    Wishes { agents: Agents { agents: vec![agent] }, desired: [("node1".to_owned(), desired)].into(), ..Wishes::default() }
 }
 
 /// A full report of `images`.

@@ -5,6 +5,7 @@ mod images;
 mod names;
 mod nodes;
 mod properties;
+mod refusals;
 mod status;
 mod wishes;
 
@@ -80,7 +81,8 @@ impl Lab {
 
     fn pod(mut self, name: &str, node: &str, images: &[&str]) -> Self {
         let images = images.iter().map(|image| (*image).into()).collect();
-        let pod = PodUse { name: name.into(), node: Some(node).filter(|node| !node.is_empty()).map(Into::into), images };
+        let node = Some(node).filter(|node| !node.is_empty()).map(Into::into);
+        let pod = PodUse { name: name.into(), uid: format!("uid-{name}").into(), node, images };
         Arc::make_mut(&mut self.world.pods).insert(name.into(), Arc::new(pod));
         self
     }
@@ -271,6 +273,7 @@ fn whole(image: &str) -> Held {
         checked_at: START - 100,
         validated_at: START - 100,
         upstream: UpstreamState::Available,
+        ..Held::default()
     }
 }
 
