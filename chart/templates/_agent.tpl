@@ -51,6 +51,8 @@ cache:
 {{/* What of it agents read only when they start: another one is another pod. They read `cache` again when it changes. */}}
 {{- define "kuik.agent.settings" -}}
 drainTimeout: {{ .agent.drainTimeout }}
+auth:
+  {{- include "kuik.auth.agent" .root | trim | nindent 2 }}
 tags:
   {{- include "kuik.section" .agent.tags | trim | nindent 2 }}
 limits:

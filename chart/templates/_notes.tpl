@@ -49,11 +49,22 @@ kubectl get pods -A -o jsonpath='{range .items[*]}{.metadata.namespace}/{.metada
 {{- if $values.controllers.webhook.ignorePullPolicyAlways }}
 - controllers.webhook.ignorePullPolicyAlways is true, kuik v1's default: images with policy Always, or without a tag, are not kept. Without it they are, and tags that moved are noticed.
 {{- end -}}
-{{- if not (has .agent.hostIp (list "127.0.0.1" "::1")) }}
-- agent.hostIp is {{ .agent.hostIp }}: whoever reaches that address of a node gets every image that is kept there, private ones included.
+{{- $open := eq $values.auth.mode "none" -}}
+{{- if $open }}
+- auth.mode is none: every pod of every namespace gets every image that is cached, private ones included, as with kuik v1. With auth.mode=namespace a private image goes to namespaces whose own pull secrets open it, and to no others.
 {{- end -}}
-{{- if .agent.registryAuth.secretName }}
+{{- if not (has .agent.hostIp (list "127.0.0.1" "::1")) }}
+- agent.hostIp is {{ .agent.hostIp }}: whoever reaches that address of a node gets every {{ $open | ternary "image that is kept there, private ones included" "public image that is kept there, and with the pull token of a namespace its private ones" }}.
+{{- end -}}
+{{- $shared := or $open $values.auth.shareRegistryAuth -}}
+{{- if and .agent.registryAuth.secretName $shared }}
 - agent.registryAuth: every pod of the cluster can pull what the Secret {{ .agent.registryAuth.secretName }} may pull.
+{{- end -}}
+{{- if and (not .agent.registryAuth.secretName) $values.auth.shareRegistryAuth }}
+- auth.shareRegistryAuth shares nothing: agent.registryAuth.secretName is not set.
+{{- end -}}
+{{- range $values.controllers.credentialHelpers }}
+- controllers.credentialHelpers: {{ $open | ternary "with auth.mode none nobody is asked for credentials, so that the one for" "every namespace can pull what the cloud identity may pull from" }} {{ .match }}{{ $open | ternary " does nothing" "" }}.
 {{- end -}}
 {{- if lt (int $values.controllers.replicas) 2 }}
 - controllers.replicas is {{ $values.controllers.replicas }}: pods that are created while the webhook restarts are not rewritten.

@@ -16,5 +16,6 @@ pub mod metrics;
 pub mod process;
 pub mod registry;
 pub mod relay;
+pub mod token_server;
 pub mod tools;
 pub mod wait;

@@ -65,12 +65,14 @@ pub use upstream::{PASSWORD, USER, Upstream};
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use crate::kube::Kube;
+use crate::token_server::TokenServer;
 use crate::tools;
 
 const READY_LIMIT: Duration = Duration::from_secs(90);
@@ -162,12 +164,26 @@ impl Cluster {
         Upstream::private(&self.layout)
     }
 
-    /// Makes all nodes pull from both upstream registries by plain HTTP, which containerd does not do by itself.
+    /// The registry at `192.0.2.254:5002`, which wants tokens of this server. To be started first.
+    pub fn guarded_upstream(&self, tokens: &Arc<TokenServer>) -> Upstream {
+        Upstream::guarded(&self.layout, tokens)
+    }
+
+    /// Starts a token server at `192.0.2.254:5003`, for as long as this process lives.
+    pub fn start_token_server(&self) -> Result<TokenServer> {
+        upstream::start_token_server(&self.layout)
+    }
+
+    /// `address:port` of all upstream registries, started or not.
+    pub fn registries(&self) -> [String; 3] {
+        upstream::hosts()
+    }
+
+    /// Makes all nodes pull from the upstream registries by plain HTTP, which containerd does not do by itself.
     pub fn trust_upstream(&self) -> Result<()> {
-        for upstream in [self.upstream(), self.private_upstream()] {
-            let hosts =
-                format!("server = \"http://{0}\"\n\n[host.\"http://{0}\"]\n  capabilities = [\"pull\", \"resolve\"]\n", upstream.host());
-            self.nodes().iter().try_for_each(|node| node.set_hosts(&upstream.host(), &hosts))?;
+        for host in self.registries() {
+            let hosts = format!("server = \"http://{host}\"\n\n[host.\"http://{host}\"]\n  capabilities = [\"pull\", \"resolve\"]\n");
+            self.nodes().iter().try_for_each(|node| node.set_hosts(&host, &hosts))?;
         }
         Ok(())
     }

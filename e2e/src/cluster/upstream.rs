@@ -1,6 +1,10 @@
-//! The registry that the cluster's images come from: Debian's docker-registry in the hub, which can fail in several ways.
+//! The registries that the cluster's images come from: Debian's docker-registry in the hub, which can fail in several ways, and which asks
+//! nobody who they are, for a name and a password, or for the token of a token server.
 
 use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -11,11 +15,14 @@ use super::service::Service;
 use crate::http::{self, Reply};
 use crate::images::{Destination, Image};
 use crate::process::run;
+use crate::token_server::{ISSUER, TokenServer};
 use crate::tools;
 
 const START_LIMIT: Duration = Duration::from_secs(15);
 const OPEN_PORT: u16 = 5000;
 const PRIVATE_PORT: u16 = 5001;
+const GUARDED_PORT: u16 = 5002;
+const TOKEN_PORT: u16 = 5003;
 
 /// Who may pull from the private registry, and push to it.
 pub const USER: &str = "puller";
@@ -29,17 +36,23 @@ const HTPASSWD: &str = "$2y$04$5HH86VjFOzJo4fuMTl4vF.JxQqr3CKcSc1VftJgdcVMmZMC/R
 pub struct Upstream {
     layout: Layout,
     port: u16,
+    tokens: Option<Arc<TokenServer>>,
 }
 
 impl Upstream {
     /// The registry that everybody may pull from.
     pub(super) fn open(layout: &Layout) -> Self {
-        Self { layout: layout.clone(), port: OPEN_PORT }
+        Self { layout: layout.clone(), port: OPEN_PORT, tokens: None }
     }
 
     /// The registry that wants a name and a password.
     pub(super) fn private(layout: &Layout) -> Self {
-        Self { layout: layout.clone(), port: PRIVATE_PORT }
+        Self { layout: layout.clone(), port: PRIVATE_PORT, tokens: None }
+    }
+
+    /// The registry that wants tokens of this server.
+    pub(super) fn guarded(layout: &Layout, tokens: &Arc<TokenServer>) -> Self {
+        Self { layout: layout.clone(), port: GUARDED_PORT, tokens: Some(Arc::clone(tokens)) }
     }
 
     /// `address:port`, its name in image references.
@@ -69,6 +82,12 @@ impl Upstream {
         self.service().stop()
     }
 
+    /// Has the private registry know [`USER`], or nobody of that name. It notices at once.
+    pub fn know_user(&self, known: bool) -> Result<()> {
+        let user = if known { USER } else { "somebody-else" };
+        fs::write(self.dir().join("htpasswd"), format!("{user}:{HTPASSWD}\n")).context("write the registry's passwords")
+    }
+
     /// Makes it vanish: packets to it are dropped, so that connections to it neither succeed nor fail. The API server, which
     /// has the same address, is not touched.
     pub fn cut(&self) -> Result<()> {
@@ -82,12 +101,12 @@ impl Upstream {
 
     /// Pushes an image with everything below it, under `tag`.
     pub fn push(&self, repository: &str, tag: &str, image: &Image) -> Result<()> {
-        self.reach(|| self.destination().push(repository, tag, image))
+        self.reach(|| self.destination(repository)?.push(repository, tag, image))
     }
 
     /// Deletes the manifest with this digest, and with it all tags that point at it.
     pub fn delete_manifest(&self, repository: &str, digest: &str) -> Result<()> {
-        self.reach(|| self.destination().delete_manifest(repository, digest))
+        self.reach(|| self.destination(repository)?.delete_manifest(repository, digest))
     }
 
     /// `GET path`, such as `/v2/team/app/tags/list`, without credentials.
@@ -106,12 +125,20 @@ impl Upstream {
         Service::new(&self.layout, Place::Hub, &format!("registry-{}", self.port))
     }
 
+    fn dir(&self) -> PathBuf {
+        self.layout.path(&format!("registry-{}", self.port))
+    }
+
     fn is_private(&self) -> bool {
         self.port == PRIVATE_PORT
     }
 
-    fn destination(&self) -> Destination {
-        Destination { host: self.host(), authorization: self.is_private().then(|| BASIC.to_owned()) }
+    fn destination(&self, repository: &str) -> Result<Destination> {
+        let authorization = match &self.tokens {
+            Some(tokens) => Some(tokens.owner(repository)?),
+            None => self.is_private().then(|| BASIC.to_owned()),
+        };
+        Ok(Destination { host: self.host(), authorization })
     }
 
     fn reach<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
@@ -125,9 +152,9 @@ impl Upstream {
     }
 
     fn write_files(&self) -> Result<String> {
-        let dir = self.layout.path(&format!("registry-{}", self.port));
-        fs::create_dir_all(&dir).context("make the registry's folder")?;
-        let dir = dir.to_str().context("the registry's folder must be UTF-8")?.to_owned();
+        let folder = self.dir();
+        fs::create_dir_all(&folder).context("make the registry's folder")?;
+        let dir = folder.to_str().context("the registry's folder must be UTF-8")?;
         let mut config = format!(
             "version: 0.1\nlog: {{level: warn, accesslog: {{disabled: false}}}}\n\
              storage:\n  filesystem: {{rootdirectory: {dir}/data}}\n  delete: {{enabled: true}}\n\
@@ -135,11 +162,29 @@ impl Upstream {
             self.host()
         );
         if self.is_private() {
+            self.know_user(true)?;
             config.push_str(&format!("auth:\n  htpasswd: {{realm: upstream, path: {dir}/htpasswd}}\n"));
-            fs::write(format!("{dir}/htpasswd"), format!("{USER}:{HTPASSWD}\n")).context("write the registry's passwords")?;
+        }
+        if let Some(tokens) = &self.tokens {
+            fs::write(folder.join("tokens.pem"), tokens.certificate()).context("write the token server's certificate")?;
+            let realm = tokens.realm();
+            config.push_str(&format!(
+                "auth:\n  token: {{realm: '{realm}', service: {ISSUER}, issuer: {ISSUER}, rootcertbundle: {dir}/tokens.pem}}\n"
+            ));
         }
         let path = format!("{dir}/config.yml");
         fs::write(&path, config).context("write the registry's configuration")?;
         Ok(path)
     }
+}
+
+/// `address:port` of all of them.
+pub(super) fn hosts() -> [String; 3] {
+    [OPEN_PORT, PRIVATE_PORT, GUARDED_PORT].map(|port| format!("{HUB}:{port}"))
+}
+
+/// Starts a token server in the hub, for as long as this process lives.
+pub(super) fn start_token_server(layout: &Layout) -> Result<TokenServer> {
+    let listen = || TcpListener::bind((HUB, TOKEN_PORT)).with_context(|| format!("listen at {HUB}:{TOKEN_PORT}"));
+    TokenServer::start(enter::in_netns(&layout.netns(Place::Hub), listen)?)
 }

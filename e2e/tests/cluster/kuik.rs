@@ -42,9 +42,16 @@ impl<'a> Kuik<'a> {
 
     /// The release with the values that every test starts from; installed, or brought back to them, if need be.
     pub(crate) fn installed(env: &'a Env) -> Result<Self> {
+        Self::installed_with(env, &json!({}))
+    }
+
+    /// As [`Kuik::installed`], with these values besides.
+    pub(crate) fn installed_with(env: &'a Env, more: &Value) -> Result<Self> {
         let kuik = Self::here(env)?;
-        if kuik.values_now()? != Some(kuik.values()) {
-            kuik.install(&json!({}))?;
+        let mut wanted = kuik.values();
+        merge(&mut wanted, more);
+        if kuik.values_now()? != Some(wanted) {
+            kuik.install(more)?;
         }
         Ok(kuik)
     }
@@ -186,10 +193,14 @@ impl<'a> Kuik<'a> {
         Ok(whole.filter_map(|image| image["reference"].as_str().map(str::to_owned)).collect())
     }
 
-    /// What all tests start from: an upstream without TLS, and something for the filters to filter.
+    /// What all tests start from: registries without TLS, and something for the filters to filter.
     fn values(&self) -> Value {
         let (key, value) = IGNORED_LABEL;
-        let registries = self.env.registry().map_or_else(|_| json!({}), |host| json!({ host: { "plainHttp": true } }));
+        let hosts = match self.env.cluster() {
+            Ok(cluster) => cluster.registries().to_vec(),
+            Err(_) => self.env.registry().into_iter().collect(),
+        };
+        let registries: serde_json::Map<_, _> = hosts.into_iter().map(|host| (host, json!({ "plainHttp": true }))).collect();
         json!({
             "registries": registries,
             // How full the disk of the machine is must not decide what is cached.

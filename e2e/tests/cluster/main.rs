@@ -16,6 +16,7 @@ mod migration;
 mod nodes;
 mod outage;
 mod outages;
+mod private;
 mod readme;
 mod runner;
 mod upgrade;
@@ -53,6 +54,29 @@ const TESTS: &[Test] = &[
     ("outage::an_image_that_upstream_deleted_starts_and_says_so", outage::an_image_that_upstream_deleted_starts_and_says_so),
     ("outage::an_agent_that_is_deleted_under_load_costs_a_retry", outage::an_agent_that_is_deleted_under_load_costs_a_retry),
     ("outage::pulls_go_on_without_the_api_server", outage::pulls_go_on_without_the_api_server),
+    ("private::the_right_secret_starts_a_pod", private::secrets::the_right_secret_starts_a_pod),
+    ("private::without_a_right_secret_a_cached_image_is_refused", private::secrets::without_a_right_secret_a_cached_image_is_refused),
+    ("private::a_secret_that_is_added_starts_the_pod", private::secrets::a_secret_that_is_added_starts_the_pod),
+    ("private::the_secret_of_a_service_account_is_enough", private::secrets::the_secret_of_a_service_account_is_enough),
+    ("private::two_namespaces_have_a_path_of_one_host_each", private::secrets::two_namespaces_have_a_path_of_one_host_each),
+    ("private::tokens_that_are_not_ones_own_open_nothing", private::direct::tokens_that_are_not_ones_own_open_nothing),
+    (
+        "private::a_container_that_asks_gets_no_more_than_its_token_opens",
+        private::direct::a_container_that_asks_gets_no_more_than_its_token_opens,
+    ),
+    (
+        "private::a_node_gets_no_secrets_of_namespaces_without_a_pod_there",
+        private::direct::a_node_gets_no_secrets_of_namespaces_without_a_pod_there,
+    ),
+    // From here on with values of their own, the same for as long as possible.
+    ("private::a_right_that_was_withdrawn_ends_with_its_proof", private::proofs::a_right_that_was_withdrawn_ends_with_its_proof),
+    ("private::an_outage_does_not_stop_who_has_proven", private::proofs::an_outage_does_not_stop_who_has_proven),
+    ("private::an_outage_stops_private_images_if_told_so", private::proofs::an_outage_stops_private_images_if_told_so),
+    ("private::keys_are_replaced_under_load_without_a_failed_pull", private::rotation::keys_are_replaced_under_load_without_a_failed_pull),
+    (
+        "private::without_rights_of_namespaces_what_is_cached_is_everybodys",
+        private::none::without_rights_of_namespaces_what_is_cached_is_everybodys,
+    ),
     ("expiry::an_image_asked_for_by_hand_is_kept_by_two_nodes", expiry::an_image_asked_for_by_hand_is_kept_by_two_nodes),
     ("expiry::force_update_follows_a_tag_that_moved", expiry::force_update_follows_a_tag_that_moved),
     ("disk::pulls_fill_a_node_and_its_kubelet_removes_no_image", disk::pulls_fill_a_node_and_its_kubelet_removes_no_image),

@@ -8,7 +8,7 @@ use kuik_e2e::kube::with_temp_ns;
 use serde_json::json;
 
 use crate::env::Env;
-use crate::kuik::{Kuik, NAMESPACE, RELEASE, pod_on, rewritten, run_rewritten};
+use crate::kuik::{Kuik, NAMESPACE, RELEASE, STATUS_LIMIT, pod_on, rewritten, run_rewritten};
 use crate::readme;
 
 /// An upgrade that changes values takes effect; without a release running pods run on; the next one serves what the last one cached.
@@ -31,6 +31,12 @@ pub(crate) fn upgrade_uninstall_and_install_again_lose_nothing(env: &Env) -> Res
 
         kuik.helm.uninstall()?;
         ns.wait_running("app").context("pods run on without the release")?;
+        let tokens = ["get", "secrets", "-A", "--field-selector=metadata.name=kuik-pull"];
+        kuik.kube.wait_json("pull tokens to go with the release", STATUS_LIMIT, &tokens, |list| {
+            let left = list["items"].as_array().map_or(0, Vec::len);
+            ensure!(left == 0, "{left} are left");
+            Ok(())
+        })?;
         let listed = readme::run(kuik.kube, "grep localhost:7439/")?;
         ensure!(listed.lines().any(|line| line.starts_with(&format!("{}/app ", ns.name())) && line.contains(&rewritten)), "{listed}");
         ns.apply(&pod_on("node1", "later", &image))?;
