@@ -16,7 +16,7 @@ use crate::env::Env;
 use crate::kuik::{Kuik, NAMESPACE};
 
 /// Long enough for a few pods, and short enough to wait for its end.
-const PROOF: Duration = Duration::from_secs(45);
+const PROOF: Duration = Duration::from_secs(30);
 
 /// The end of a proof, what agent and webhook remember of pull secrets (40 s), and a slow machine.
 const ENDED_LIMIT: Duration = Duration::from_secs(180);
