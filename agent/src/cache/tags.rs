@@ -91,7 +91,9 @@ impl Cache {
         let key = (by.clone(), repository.clone(), tag.clone());
         let lead = |landing: super::flight::Landing<ConfirmationKey, Confirmation>| async move {
             let (by, repository, tag) = key;
-            landing.finish(cache.revalidate(&by, &repository, &tag, &digest).await);
+            // Another may have ended between the caller's look and this one.
+            let is_done = cache.store.tag(&repository, &tag).is_some_and(|now| now.digest == digest && cache.is_fresh(&now));
+            landing.finish(if is_done { Confirmation::Same } else { cache.revalidate(&by, &repository, &tag, &digest).await });
         };
         let asked = self.confirmations.join((by.clone(), repository.clone(), tag.clone()), lead);
         match timeout(self.config.revalidate_timeout, asked).await {
