@@ -44,76 +44,44 @@ impl Said {
 impl Access {
     /// Whether everybody may have it.
     pub(super) async fn is_open(&self, repository: &Repository, asked: &Asked) -> bool {
-        let ttl = self.inner.config.proof_ttl.as_secs();
+        let known = self.inner.rights.openness(repository);
+        let known = if self.is_lately_known(known) { known } else { self.ask_openness(known, repository, asked).await };
+        match known {
+            Openness::Open { .. } => true,
+            Openness::Closed { since, .. } => self.inner.cache.was_got_until(repository, asked, since).await,
+            Openness::Private { .. } | Openness::Unknown => false,
+        }
+    }
+
+    fn is_lately_known(&self, known: Openness) -> bool {
         let now = now_seconds();
         let is_within = |at: u64, seconds: u64| at <= now && now - at < seconds;
-        match self.inner.rights.openness(repository) {
-            Openness::Open { at } if is_within(at, ttl) => true,
-            Openness::Open { .. } => self.is_still_open(repository, asked).await,
-            Openness::Closed { since, at } if is_within(at, PRIVATE_SECONDS) => self.was_got_while_open(repository, asked, since).await,
-            Openness::Closed { since, .. } => self.is_open_again(repository, asked, since).await,
-            Openness::Private { at } if is_within(at, PRIVATE_SECONDS) => false,
-            Openness::Private { .. } => self.was_opened(repository, asked).await,
-            Openness::Unknown => self.is_found_open(repository, asked).await,
+        match known {
+            Openness::Open { at } => is_within(at, self.inner.config.proof_ttl.as_secs()),
+            Openness::Closed { at, .. } | Openness::Private { at } => is_within(at, PRIVATE_SECONDS),
+            Openness::Unknown => false,
         }
     }
 
-    async fn is_still_open(&self, repository: &Repository, asked: &Asked) -> bool {
-        match self.ask_again(&self.as_nobody(), repository, asked).await {
-            Said::Granted => {
-                self.inner.rights.set_openness(repository, Openness::Open { at: now_seconds() });
-                true
-            }
-            Said::Refused(_) | Said::Absent(_) => {
-                let now = now_seconds();
-                tracing::warn!(%repository, "upstream does not give the repository to everybody any more: what came until now is still open here");
-                self.inner.rights.set_openness(repository, Openness::Closed { since: now, at: now });
-                self.was_got_while_open(repository, asked, now).await
-            }
-            Said::Away(_) => true,
-        }
-    }
-
-    async fn is_open_again(&self, repository: &Repository, asked: &Asked, since: u64) -> bool {
-        let now = now_seconds();
-        match self.ask_again(&self.as_nobody(), repository, asked).await {
-            Said::Granted => {
-                self.inner.rights.set_openness(repository, Openness::Open { at: now });
-                return true;
-            }
-            Said::Refused(_) | Said::Absent(_) => self.inner.rights.set_openness(repository, Openness::Closed { since, at: now }),
-            Said::Away(_) => {}
-        }
-        self.was_got_while_open(repository, asked, since).await
-    }
-
-    async fn was_opened(&self, repository: &Repository, asked: &Asked) -> bool {
-        let said = self.ask_again(&self.as_nobody(), repository, asked).await;
-        self.note_openness(repository, &said)
-    }
-
-    async fn is_found_open(&self, repository: &Repository, asked: &Asked) -> bool {
+    /// Asks upstream whether a repository is open. If it is away, what is known stays.
+    async fn ask_openness(&self, known: Openness, repository: &Repository, asked: &Asked) -> Openness {
         // Where somebody has proven a right it was not open, and a pull does not wait for a registry that is away.
-        let said = if self.inner.rights.has_proofs(repository) {
-            self.ask_again(&self.as_nobody(), repository, asked).await
-        } else {
+        let is_new = known == Openness::Unknown && !self.inner.rights.has_proofs(repository);
+        let said = if is_new {
             Said::of(self.inner.cache.ask_leave(&self.as_nobody(), repository, asked).await)
+        } else {
+            self.ask_again(&self.as_nobody(), repository, asked).await
         };
-        self.note_openness(repository, &said)
-    }
-
-    fn note_openness(&self, repository: &Repository, said: &Said) -> bool {
-        let at = now_seconds();
-        match said {
-            Said::Granted => self.inner.rights.set_openness(repository, Openness::Open { at }),
-            Said::Refused(_) | Said::Absent(_) => self.inner.rights.set_openness(repository, Openness::Private { at }),
-            Said::Away(_) => {}
+        let now_known = match said {
+            Said::Granted => known.after(true, now_seconds()),
+            Said::Refused(_) | Said::Absent(_) => known.after(false, now_seconds()),
+            Said::Away(_) => return known,
+        };
+        if matches!((known, now_known), (Openness::Open { .. }, Openness::Closed { .. })) {
+            tracing::warn!(%repository, "upstream does not give the repository to everybody any more: what came until now is still open here");
         }
-        matches!(said, Said::Granted)
-    }
-
-    async fn was_got_while_open(&self, repository: &Repository, asked: &Asked, since: u64) -> bool {
-        self.inner.cache.was_got_until(repository, asked, since).await
+        self.inner.rights.set_openness(repository, now_known);
+        now_known
     }
 
     /// With `auth.shareRegistryAuth`, what the agent's own credentials open is open to everybody.

@@ -71,6 +71,16 @@ impl Openness {
             Self::Open { at } | Self::Closed { at, .. } | Self::Private { at } => at,
         }
     }
+
+    /// What is known after upstream said, to somebody who showed nothing, that it is open, or that it is not.
+    pub(super) fn after(self, is_open: bool, now: u64) -> Self {
+        match self {
+            _ if is_open => Self::Open { at: now },
+            Self::Open { .. } => Self::Closed { since: now, at: now },
+            Self::Closed { since, .. } => Self::Closed { since, at: now },
+            Self::Unknown | Self::Private { .. } => Self::Private { at: now },
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -144,18 +144,8 @@ impl Reporter {
         while self.parts.store.settled().await {}
         let holdings = self.parts.cache.holdings().await;
         let mut held = self.pinned_parts(&holdings).await;
-        held.extend(holdings.into_iter().map(|holding| of_cache(holding.held)));
-        held = bound(held);
-        held.iter_mut().for_each(|held| self.add_proven(held));
-        held
-    }
-
-    /// Says which namespaces have proven their right to an image.
-    fn add_proven(&self, held: &mut Held) {
-        let Ok(image) = held.image.parse::<Image>() else { return };
-        held.proven = self.parts.access.proven(image.repository());
-        held.proven_count = held.proven.len() as u64;
-        held.proven.truncate(PROVEN_NAMES_MAX);
+        held.extend(holdings.into_iter().map(|holding| self.of_cache(&holding.repository, holding.held)));
+        bound(held)
     }
 
     /// The pinned digests that images with tags contain, such as one platform's manifest of an index.
@@ -195,7 +185,27 @@ impl Reporter {
     fn of_part(&self, repository: &Repository, digest: &Digest, Part { size_bytes, complete }: Part) -> Held {
         let image = Image::new(repository.clone(), None, Some(*digest)).to_string();
         let used_at = self.parts.store.blob_record(digest).map_or(0, |record| record.used);
-        of_cache(HeldImage { image, digest: *digest, size_bytes, complete, used_at, tag: None })
+        self.of_cache(repository, HeldImage { image, digest: *digest, size_bytes, complete, used_at, tag: None })
+    }
+
+    /// An image that is here, with the namespaces that have proven their right to it.
+    fn of_cache(&self, repository: &Repository, image: HeldImage) -> Held {
+        let HeldImage { image, digest, size_bytes, complete, used_at, tag } = image;
+        let upstream = tag.as_ref().map_or(UpstreamState::Unknown, |tag| match tag.upstream_status {
+            UpstreamStatus::Ok => UpstreamState::Available,
+            UpstreamStatus::NotFound => UpstreamState::NotFound,
+            UpstreamStatus::Denied => UpstreamState::Denied,
+            UpstreamStatus::RateLimited => UpstreamState::RateLimited,
+            UpstreamStatus::Unavailable => UpstreamState::Unavailable,
+        });
+        let validated_at = tag.as_ref().map_or(0, |tag| tag.validated_at);
+        // A clock that was set back must not make a check look like one of tomorrow.
+        let checked_at = tag.as_ref().map_or(0, |tag| tag.checked_at.max(tag.validated_at)).min(now_seconds());
+        let mut proven = self.parts.access.proven(repository);
+        let proven_count = proven.len() as u64;
+        proven.truncate(PROVEN_NAMES_MAX);
+        let digest = digest.to_string();
+        Held { image, digest, size_bytes, complete, used_at, checked_at, validated_at, upstream, proven, proven_count }
     }
 
     async fn report(&mut self) -> Result<(), ControlError> {
@@ -308,22 +318,6 @@ fn by_digest(desired: Option<&Desired>) -> HashMap<Repository, HashSet<Digest>> 
         }
     }
     digests
-}
-
-fn of_cache(image: HeldImage) -> Held {
-    let HeldImage { image, digest, size_bytes, complete, used_at, tag } = image;
-    let upstream = tag.as_ref().map_or(UpstreamState::Unknown, |tag| match tag.upstream_status {
-        UpstreamStatus::Ok => UpstreamState::Available,
-        UpstreamStatus::NotFound => UpstreamState::NotFound,
-        UpstreamStatus::Denied => UpstreamState::Denied,
-        UpstreamStatus::RateLimited => UpstreamState::RateLimited,
-        UpstreamStatus::Unavailable => UpstreamState::Unavailable,
-    });
-    let validated_at = tag.as_ref().map_or(0, |tag| tag.validated_at);
-    // A clock that was set back must not make a check look like one of tomorrow.
-    let checked_at = tag.as_ref().map_or(0, |tag| tag.checked_at.max(tag.validated_at)).min(now_seconds());
-    let digest = digest.to_string();
-    Held { image, digest, size_bytes, complete, used_at, checked_at, validated_at, upstream, proven: Vec::new(), proven_count: 0 }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::error::StoreError;
 use super::index::Table;
 use super::layout::{digest_key, digest_of_key, in_repository, repository_prefix};
 use super::record::{LinkRecord, ManifestRecord, TagRecord, UpstreamStatus, decode, encode};
+use super::sweep::Reference;
 use super::{Inner, Store, refs, writer::Writer};
 use crate::oci::{Digest, Manifest, Repository, Tag, is_manifest_type};
 use bytes::Bytes;
@@ -37,20 +38,6 @@ impl Inner {
             old.claimed.then(|| encode(&LinkRecord { claimed: false, ..old }))
         });
     }
-
-    fn givers(&self, digest: &Digest) -> Vec<Repository> {
-        let wanted = digest_key(digest);
-        let mut found = Vec::new();
-        for table in [Table::Manifests, Table::Links] {
-            self.index.each(table, &mut |key, value| {
-                let Some(zero) = key.iter().position(|byte| *byte == 0).filter(|zero| key[zero + 1..] == *wanted) else { return };
-                let gave = table == Table::Manifests || decode::<LinkRecord>(value).is_some_and(|link| !link.claimed);
-                let repository = std::str::from_utf8(&key[..zero]).ok().and_then(|path| Repository::from_path(path).ok());
-                found.extend(repository.filter(|_| gave));
-            });
-        }
-        found
-    }
 }
 
 /// Held by who makes a manifest known, from before the first step until after the last: meanwhile nothing is deleted.
@@ -68,8 +55,8 @@ impl Store {
         let inner = std::sync::Arc::clone(&self.inner);
         let digest = *digest;
         super::blocking(move || {
-            let read = |path: Vec<u8>| Repository::from_path(std::str::from_utf8(&path).ok()?).ok();
-            Ok(inner.repositories_of(&digest).into_iter().find_map(|(path, is_manifest)| Some((read(path)?, is_manifest))))
+            let first = inner.repositories_of(&digest).into_iter().next();
+            Ok(first.map(|Reference { repository, is_manifest, .. }| (repository, is_manifest)))
         })
         .await
     }
@@ -219,7 +206,11 @@ impl Store {
     /// The repositories that a manifest or blob came from, as far as is known. Looks at everything.
     pub async fn givers(&self, digest: &Digest) -> Vec<Repository> {
         let (inner, digest) = (std::sync::Arc::clone(&self.inner), *digest);
-        super::blocking(move || Ok(inner.givers(&digest))).await.unwrap_or_default()
+        let given = move || {
+            let references = inner.repositories_of(&digest).into_iter().filter(|reference| !reference.is_claimed);
+            Ok(references.map(|reference| reference.repository).collect())
+        };
+        super::blocking(given).await.unwrap_or_default()
     }
 
     /// The tags that are known of a repository, in order.

@@ -11,7 +11,7 @@ use super::index::Table;
 use super::layout::{digest_key, digest_of_key};
 use super::record::{BlobRecord, LinkRecord, TagRecord, decode};
 use super::{Inner, Store};
-use crate::oci::Digest;
+use crate::oci::{Digest, Repository};
 
 /// What nothing references.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -112,21 +112,31 @@ impl Inner {
         self.index.flush();
     }
 
-    /// The repositories that reference a blob, or have it as a manifest: as they are written in paths.
-    pub(super) fn repositories_of(&self, digest: &Digest) -> Vec<(Vec<u8>, bool)> {
+    /// The repositories that reference a blob, or have it as a manifest; those that have it so come first.
+    pub(super) fn repositories_of(&self, digest: &Digest) -> Vec<Reference> {
         let wanted = digest_key(digest);
         let mut found = Vec::new();
         for table in [Table::Manifests, Table::Links] {
-            self.index.each(table, &mut |key, _| {
-                if let Some(zero) = key.iter().position(|byte| *byte == 0)
-                    && key[zero + 1..] == *wanted
-                {
-                    found.push((key[..zero].to_vec(), table == Table::Manifests));
-                }
+            let is_manifest = table == Table::Manifests;
+            self.index.each(table, &mut |key, value| {
+                let Some(zero) = key.iter().position(|byte| *byte == 0).filter(|zero| key[zero + 1..] == *wanted) else { return };
+                let repository = std::str::from_utf8(&key[..zero]).ok().and_then(|path| Repository::from_path(path).ok());
+                let is_claimed = !is_manifest && decode::<LinkRecord>(value).is_none_or(|link| link.claimed);
+                found.extend(repository.map(|repository| Reference { repository, is_manifest, is_claimed }));
             });
         }
         found
     }
+}
+
+/// How a repository references a blob.
+#[derive(Debug)]
+pub(super) struct Reference {
+    pub(super) repository: Repository,
+    /// It is a manifest of the repository.
+    pub(super) is_manifest: bool,
+    /// Only a manifest, or upstream's word, says so: see [`LinkRecord::claimed`].
+    pub(super) is_claimed: bool,
 }
 
 /// The digest in a key that begins with a repository.
