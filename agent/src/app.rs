@@ -89,7 +89,13 @@ pub async fn run(config: Config) -> Result<(), AppError> {
     announce(&listeners, &side);
     // Before the first pull: what it may take must be known.
     let disk = Disk::new(config.cache.clone(), &store, &cache, &metrics).await;
-    side.complete(AdminParts { cache: cache.clone(), store: store.clone(), disk: disk.clone(), tasks: tasks.clone() });
+    side.complete(AdminParts {
+        cache: cache.clone(),
+        store: store.clone(),
+        disk: disk.clone(),
+        access: access.clone(),
+        tasks: tasks.clone(),
+    });
     // Before the first pull too: the keys of pull tokens that were told last.
     let client_limits = limits(&config);
     let control = match config.control {

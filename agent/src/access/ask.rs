@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::rights::Openness;
 use super::{Access, Refusal};
-use crate::cache::{Asked, CacheError};
+use crate::cache::{Asked, CacheError, Leave};
 use crate::config::OnUpstreamDown;
 use crate::oci::Repository;
 use crate::requester::Requester;
@@ -17,9 +17,15 @@ use crate::upstream::UpstreamError;
 /// A repository that was not open is asked about again after this, in seconds.
 const PRIVATE_SECONDS: u64 = 600;
 
+/// With a registry that is away, what is known is not asked for again for so long: each request would wait for it.
+pub(super) const AWAY_FOR: Duration = Duration::from_secs(10);
+
+/// A repository that could only be seen to be open, because upstream limits pulls, is asked about again after this.
+pub(super) const SEEMS_FOR: Duration = Duration::from_secs(600);
+
 /// What upstream says of a right.
 enum Said {
-    Granted,
+    Granted(Leave),
     /// It refused, in these words.
     Refused(String),
     /// It does not have it, or hides it.
@@ -29,9 +35,9 @@ enum Said {
 }
 
 impl Said {
-    fn of(outcome: Result<(), CacheError>) -> Self {
+    fn of(outcome: Result<Leave, CacheError>) -> Self {
         match outcome {
-            Ok(()) => Self::Granted,
+            Ok(leave) => Self::Granted(leave),
             Err(CacheError::Upstream(error @ (UpstreamError::Denied { .. } | UpstreamError::Credentials { .. }))) => {
                 Self::Refused(error.to_string())
             }
@@ -41,15 +47,29 @@ impl Said {
     }
 }
 
+/// How far a repository is open, as upstream says at the moment.
+enum Found {
+    /// As it is known from here on.
+    Known(Openness),
+    /// It gave this one thing, which says nothing of others.
+    ThisOnce,
+    /// It limits pulls by those who show nothing, and gives them the list of tags.
+    Seems,
+}
+
 impl Access {
-    /// Whether everybody may have it.
-    pub(super) async fn is_open(&self, repository: &Repository, asked: &Asked) -> bool {
+    /// As whom everybody may have it, if everybody may.
+    pub(super) async fn as_everybody(&self, repository: &Repository, asked: &Asked) -> Option<Requester> {
         let known = self.inner.rights.openness(repository);
-        let known = if self.is_lately_known(known) { known } else { self.ask_openness(known, repository, asked).await };
-        match known {
-            Openness::Open { .. } => true,
-            Openness::Closed { since, .. } => self.inner.cache.was_got_until(repository, asked, since).await,
-            Openness::Private { .. } | Openness::Unknown => false,
+        let found = if self.is_lately_known(known) { Found::Known(known) } else { self.ask_openness(known, repository, asked).await };
+        match found {
+            Found::Known(Openness::Open { .. }) | Found::Seems => Some(Requester::Anyone),
+            Found::ThisOnce => Some(self.as_nobody()),
+            // Not with the agent's own credentials: what they would fetch came after it was closed.
+            Found::Known(Openness::Closed { since, .. }) => {
+                self.inner.cache.was_got_until(repository, asked, since).await.then_some(Requester::Nobody)
+            }
+            Found::Known(Openness::Private { .. } | Openness::Unknown) => None,
         }
     }
 
@@ -64,7 +84,7 @@ impl Access {
     }
 
     /// Asks upstream whether a repository is open. If it is away, what is known stays.
-    async fn ask_openness(&self, known: Openness, repository: &Repository, asked: &Asked) -> Openness {
+    async fn ask_openness(&self, known: Openness, repository: &Repository, asked: &Asked) -> Found {
         // Where somebody has proven a right it was not open, and a pull does not wait for a registry that is away.
         let is_new = known == Openness::Unknown && !self.inner.rights.has_proofs(repository);
         let said = if is_new {
@@ -73,15 +93,34 @@ impl Access {
             self.ask_again(&self.as_nobody(), repository, asked).await
         };
         let now_known = match said {
-            Said::Granted => known.after(true, now_seconds()),
+            // Once it was seen to be open, less than a manifest will do.
+            Said::Granted(Leave::Other) if !matches!(known, Openness::Open { .. }) => return Found::ThisOnce,
+            Said::Granted(_) => known.after(true, now_seconds()),
             Said::Refused(_) | Said::Absent(_) => known.after(false, now_seconds()),
-            Said::Away(_) => return known,
+            Said::Away(CacheError::Upstream(UpstreamError::TooManyRequests { .. })) if known == Openness::Unknown => {
+                return if self.seems_open(repository).await { Found::Seems } else { Found::Known(known) };
+            }
+            Said::Away(_) => return Found::Known(known),
         };
         if matches!((known, now_known), (Openness::Open { .. }, Openness::Closed { .. })) {
             tracing::warn!(%repository, "upstream does not give the repository to everybody any more: what came until now is still open here");
         }
         self.inner.rights.set_openness(repository, now_known);
-        now_known
+        Found::Known(now_known)
+    }
+
+    /// Whether upstream gives the list of tags to who shows nothing, to whom it gives no manifest at the moment because there were too many.
+    /// The agent's own credentials, which are there for that, may then fetch it.
+    async fn seems_open(&self, repository: &Repository) -> bool {
+        if self.inner.seem_open.contains_key(repository) {
+            return true;
+        }
+        let is_given = self.inner.cache.ask_for_list(&self.as_nobody(), repository).await.is_ok();
+        if is_given {
+            tracing::info!(%repository, "upstream limits pulls by those who show nothing, and lists the repository's tags to them: taking it for open");
+            self.inner.seem_open.insert(repository.clone(), ());
+        }
+        is_given
     }
 
     /// With `auth.shareRegistryAuth`, what the agent's own credentials open is open to everybody.
@@ -103,14 +142,17 @@ impl Access {
         };
         let may_go_by_the_last = proven_at.is_some() && self.inner.config.on_upstream_down == OnUpstreamDown::LastProven;
         match said {
-            Said::Granted => {
+            // The first proof takes a manifest: see `Leave`.
+            Said::Granted(Leave::Other) if proven_at.is_none() => Ok(requester),
+            Said::Granted(_) => {
                 self.inner.rights.prove(repository, namespace, now_seconds());
                 self.inner.metrics.access_proven("granted");
                 Ok(requester)
             }
             Said::Refused(said) => {
-                // Where its pull secrets could not be had, nothing was shown, and the refusal says nothing of the namespace.
-                match self.inner.ring.secrets(namespace, repository).await {
+                // Where its pull secrets could not all be had, not all was shown, and the refusal says nothing of the namespace.
+                let secrets = self.inner.ring.secrets(namespace, repository).await;
+                match secrets.and_then(|secrets| if secrets.incomplete { Err(secrets.problems.join("; ")) } else { Ok(secrets) }) {
                     Err(_) if may_go_by_the_last => Ok(self.by_the_last_proof(requester, repository)),
                     Err(why) => Err(Refusal::no_credentials(namespace, repository, &why)),
                     Ok(secrets) => {
@@ -132,10 +174,23 @@ impl Access {
     }
 
     async fn ask_again(&self, by: &Requester, repository: &Repository, asked: &Asked) -> Said {
+        if let Some(error) = self.inner.away.get(&repository.registry) {
+            return Said::Away(error);
+        }
         let limit: Duration = self.inner.cache.revalidate_timeout();
-        match tokio::time::timeout(limit, self.inner.cache.ask_leave(by, repository, asked)).await {
+        let said = match tokio::time::timeout(limit, self.inner.cache.ask_leave(by, repository, asked)).await {
             Ok(outcome) => Said::of(outcome),
             Err(_) => Said::Away(CacheError::Late { waited: limit }),
+        };
+        // One repository's trouble says nothing of the registry's others.
+        if let Said::Away(error) = &said
+            && matches!(
+                error,
+                CacheError::Late { .. } | CacheError::Upstream(UpstreamError::Unreachable { .. } | UpstreamError::Stalled { .. })
+            )
+        {
+            self.inner.away.insert(repository.registry.clone(), error.clone());
         }
+        said
     }
 }

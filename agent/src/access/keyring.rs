@@ -39,12 +39,23 @@ pub struct Secrets {
     pub tried: Vec<String>,
     /// A line for each that could not be used.
     pub problems: Vec<String>,
+    /// Something that may hold a login could not be looked at: that none of these opens the repository says nothing of the namespace's right.
+    pub incomplete: bool,
+}
+
+/// Why there are no pull secrets, for people.
+#[derive(Debug, Clone)]
+pub enum NoSecrets {
+    /// Whoever has them did not answer.
+    Away(String),
+    /// They are not given to this node.
+    Refused(String),
 }
 
 /// Whoever can be asked for pull secrets.
 pub trait Wallet: Send + Sync + fmt::Debug {
-    /// The pull secrets of a namespace for a repository; the error says for people why there are none.
-    fn fetch(&self, namespace: Arc<str>, repository: Repository) -> BoxFuture<'_, Result<Secrets, String>>;
+    /// The pull secrets of a namespace for a repository.
+    fn fetch(&self, namespace: Arc<str>, repository: Repository) -> BoxFuture<'_, Result<Secrets, NoSecrets>>;
 }
 
 #[derive(Debug, Clone)]
@@ -87,16 +98,19 @@ impl Ring {
         let now = Instant::now();
         *slot = Some(match (answer, slot.take()) {
             (Ok(secrets), _) => Kept { answer: Ok(secrets), at: now, until: now + FRESH_FOR },
-            (Err(_), Some(old)) if old.answer.is_ok() && old.at.elapsed() < STALE_FOR => Kept { until: now + FAILED_FOR, ..old },
-            (Err(why), _) => Kept { answer: Err(why), at: now, until: now + FAILED_FOR },
+            (Err(NoSecrets::Away(_)), Some(old)) if old.answer.is_ok() && old.at.elapsed() < STALE_FOR => {
+                Kept { until: now + FAILED_FOR, ..old }
+            }
+            (Err(NoSecrets::Away(why) | NoSecrets::Refused(why)), _) => Kept { answer: Err(why), at: now, until: now + FAILED_FOR },
         });
         slot.as_ref().map_or_else(|| Ok(Secrets::default()), |kept| kept.answer.clone())
     }
 
-    async fn ask(&self, namespace: &Arc<str>, repository: &Repository) -> Result<Secrets, String> {
-        let wallet = self.wallet.get().ok_or("the agent has no control API to ask")?;
+    async fn ask(&self, namespace: &Arc<str>, repository: &Repository) -> Result<Secrets, NoSecrets> {
+        let no_api = || NoSecrets::Away("the agent has no control API to ask".to_owned());
+        let wallet = self.wallet.get().ok_or_else(no_api)?;
         let asked = wallet.fetch(Arc::clone(namespace), repository.clone());
-        let late = |_| format!("the control API gave no answer within {} s", ANSWER_TIMEOUT.as_secs());
+        let late = |_| NoSecrets::Away(format!("the control API gave no answer within {} s", ANSWER_TIMEOUT.as_secs()));
         tokio::time::timeout(ANSWER_TIMEOUT, asked).await.map_err(late)?
     }
 }
@@ -105,7 +119,7 @@ impl Keyring for Ring {
     fn of_namespace(&self, namespace: Arc<str>, repository: Repository) -> BoxFuture<'_, Keys> {
         Box::pin(async move {
             match self.secrets(&namespace, &repository).await {
-                Ok(Secrets { logins, .. }) => Keys::new(logins, None),
+                Ok(Secrets { logins, incomplete, problems, .. }) => Keys::new(logins, incomplete.then(|| problems.join("; "))),
                 Err(why) => Keys::new([], Some(why)),
             }
         })
@@ -117,5 +131,40 @@ impl Keyring for Ring {
 
     fn proven(&self, repository: &Repository) -> Vec<Arc<str>> {
         self.rights.latest(repository)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex as StdMutex;
+
+    #[derive(Debug)]
+    struct Script(StdMutex<Vec<Result<Secrets, NoSecrets>>>);
+
+    impl Wallet for Script {
+        fn fetch(&self, _: Arc<str>, _: Repository) -> BoxFuture<'_, Result<Secrets, NoSecrets>> {
+            let next = self.0.lock().unwrap().remove(0);
+            Box::pin(async move { next })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_outlives_who_gave_it_for_a_while_and_no_refusal() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = crate::store::Store::open(dir.path()).unwrap();
+        let ring = Ring::new(Arc::new(Rights::recall(&store).await));
+        let given = Secrets { shown: vec!["Secret regcred".to_owned()], ..Secrets::default() };
+        let away = || Err(NoSecrets::Away("away".to_owned()));
+        let script = vec![Ok(given), away(), Err(NoSecrets::Refused("no pod here".to_owned())), away()];
+        ring.join(Arc::new(Script(StdMutex::new(script))));
+        let (team, app) = (Arc::from("team"), Repository::from_path("registry.test/app").unwrap());
+        assert!(ring.secrets(&team, &app).await.is_ok());
+        tokio::time::advance(FRESH_FOR).await;
+        assert_eq!(ring.secrets(&team, &app).await.unwrap().shown, ["Secret regcred"], "the last answer");
+        tokio::time::advance(FAILED_FOR).await;
+        assert_eq!(ring.secrets(&team, &app).await.unwrap_err(), "no pod here");
+        tokio::time::advance(FAILED_FOR).await;
+        assert_eq!(ring.secrets(&team, &app).await.unwrap_err(), "away", "what was refused is forgotten");
     }
 }

@@ -29,14 +29,14 @@ use kuik_crd::PullKey;
 use kuik_crd::control::Refused;
 use tokio::sync::watch;
 
-pub use keyring::{Secrets, Wallet};
+pub use keyring::{NoSecrets, Secrets, Wallet};
 pub use refusal::Refusal;
 pub use refusals::Refusals;
 
-use crate::cache::{Asked, Cache};
+use crate::cache::{Asked, Cache, CacheError};
 use crate::config::{AuthConfig, AuthMode};
 use crate::metrics::Metrics;
-use crate::oci::Repository;
+use crate::oci::{Image, Registry, Repository};
 use crate::requester::Requester;
 use crate::store::{Store, now_seconds};
 use keyring::Ring;
@@ -57,6 +57,10 @@ struct Inner {
     /// What tokens are checked with. Held for a look, never across an await.
     keys: watch::Sender<Vec<PullKey>>,
     refusals: Refusals,
+    /// Registries that could not be asked a moment ago, and why.
+    away: moka::sync::Cache<Registry, CacheError>,
+    /// Repositories that everybody seems to have, as long as their registry limits pulls.
+    seem_open: moka::sync::Cache<Repository, ()>,
     metrics: Arc<Metrics>,
 }
 
@@ -75,6 +79,8 @@ impl Access {
             ring,
             keys: watch::Sender::new(Vec::new()),
             refusals: Refusals::default(),
+            away: moka::sync::Cache::builder().max_capacity(1000).time_to_live(ask::AWAY_FOR).build(),
+            seem_open: moka::sync::Cache::builder().max_capacity(10_000).time_to_live(ask::SEEMS_FOR).build(),
             metrics: Arc::clone(metrics),
         };
         Self { inner: Arc::new(inner) }
@@ -124,13 +130,23 @@ impl Access {
         &self.inner.refusals
     }
 
+    /// Finds out whether everybody may have an image that nobody has asked for yet, if that is not known: with its registry away it could not be.
+    pub async fn learn(&self, image: &Image) {
+        if self.inner.config.mode == AuthMode::Namespace {
+            self.as_everybody(image.repository(), &Asked::Manifest(image.target())).await;
+        }
+    }
+
     /// Decides a request for something of a repository, with `shown` as its `Authorization`.
     ///
     /// # Errors
     /// When it is not to be answered; the error is the answer.
     pub async fn admit(&self, shown: Option<&HeaderValue>, repository: &Repository, asked: &Asked) -> Result<Requester, Refusal> {
-        if self.inner.config.mode == AuthMode::None || self.is_open(repository, asked).await {
+        if self.inner.config.mode == AuthMode::None {
             return Ok(Requester::Anyone);
+        }
+        if let Some(requester) = self.as_everybody(repository, asked).await {
+            return Ok(requester);
         }
         let namespace = match token::read(shown, &self.inner.keys.borrow(), now_seconds()) {
             Ok(Some(namespace)) => namespace,

@@ -223,12 +223,15 @@ impl Rights {
     }
 }
 
-/// Forgets a tenth of them, those with the oldest proofs: so that it need not be done at each one that comes.
+/// Forgets a tenth of them, so that it need not be done at each one that comes: first those that were only ever asked for in vain, which
+/// takes no right, then those that were open; and of each kind the oldest.
 fn shrink(all: &mut HashMap<Repository, Known>) {
-    let mut times: Vec<u64> = all.values().map(Known::latest).collect();
-    times.sort_unstable();
-    let mark = times.get(times.len() / 10).copied().unwrap_or(0);
-    all.retain(|_, known| known.latest() > mark);
+    let worth = |known: &Known| (!known.namespaces.is_empty(), !matches!(known.openness, Openness::Private { .. }), known.latest());
+    let mut least: Vec<_> = all.iter().map(|(repository, known)| (worth(known), repository.clone())).collect();
+    least.sort_unstable();
+    for (_, repository) in least.iter().take(all.len() / 10) {
+        all.remove(repository);
+    }
 }
 
 fn read(bytes: &[u8]) -> Result<HashMap<Repository, Known>, String> {
@@ -238,4 +241,28 @@ fn read(bytes: &[u8]) -> Result<HashMap<Repository, Known>, String> {
     }
     // A name that is none any more has nothing to say.
     Ok(repositories.into_iter().filter_map(|(name, known)| Some((Repository::from_path(&name).ok()?, known))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_in_vain_goes_before_what_was_proven() {
+        let name = |nth: usize| Repository::from_path(&format!("registry.test/app{nth}")).unwrap();
+        let proven = Known { namespaces: BTreeMap::from([("team".to_owned(), 1)]), ..Known::default() };
+        let open = Known { openness: Openness::Open { at: 2 }, ..Known::default() };
+        let in_vain = |at: usize| Known { openness: Openness::Private { at: at as u64 }, ..Known::default() };
+        let mut all: HashMap<_, _> = (0..8).map(|nth| (name(nth), in_vain(100 + nth))).collect();
+        all.insert(name(8), proven);
+        all.insert(name(9), open);
+        // One that asks for made-up names, as often as it likes.
+        for nth in 10..100 {
+            shrink(&mut all);
+            all.insert(name(nth), in_vain(100 + nth));
+            assert_eq!(all.len(), 10, "just a tenth goes");
+        }
+        assert!(all.contains_key(&name(8)) && all.contains_key(&name(9)));
+        assert!(all.contains_key(&name(99)) && !all.contains_key(&name(0)), "the oldest go first");
+    }
 }

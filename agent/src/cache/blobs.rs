@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::claims::Claim;
 use super::error::CacheError;
 use super::fill::{Fill, Phase};
 use super::source::{Source, Wanted};
@@ -9,7 +10,7 @@ use super::stream::Content;
 use super::{Cache, Origin};
 use crate::oci::{Digest, Repository};
 use crate::requester::Requester;
-use crate::store::{Blob, Checked, Store};
+use crate::store::{Blob, Checked, LinkRecord, Store};
 
 /// A blob and where it came from.
 #[derive(Debug)]
@@ -27,29 +28,32 @@ impl Cache {
     /// When neither the disk nor upstream has it, or it is not the repository's.
     pub async fn blob(&self, by: &Requester, repository: &Repository, digest: &Digest) -> Result<BlobAnswer, CacheError> {
         let link = self.store.find_link(repository, digest).await;
-        if self.is_anothers(by, repository, digest, link.as_ref()).await {
+        let claim = self.claim(by, repository, digest, link.as_ref()).await;
+        if claim == Claim::Anothers {
             return self.through(by, repository, digest).await;
         }
-        if link.is_some()
-            && let Some(bytes) = self.store.small(digest)
+        let is_known = link.is_some();
+        if claim == Claim::Good
+            && let Some(answer) = self.held_blob(by, (repository, digest), link.as_ref()).await?
         {
-            self.store.touch(digest);
-            return Ok(BlobAnswer { content: Content::memory(bytes), origin: Origin::Hit });
-        }
-        let mut proven = link.is_some();
-        let size_hint = link.and_then(|link| link.size);
-        if let Some(answer) = self.stored_blob(by, (repository, digest), size_hint, &mut proven).await? {
             return Ok(answer);
         }
         let fill = self.fills.join_or_lead(self.wanted(by, repository, digest))?;
+        if !self.may_join(by, repository, link.as_ref(), &fill).await {
+            return self.through(by, repository, digest).await;
+        }
         // A fill of its own asks upstream for this very repository; another's has not.
-        if !proven && !fill.is_of(repository) {
+        if !is_known && !fill.is_of(repository) {
             self.ask_whether_it_is_theirs(by, repository, digest).await?;
         }
+        let size_hint = link.and_then(|link| link.size);
         match self.wait_open(by, repository, &fill, size_hint).await {
             // Another's refusal says nothing about this one.
             Err(CacheError::Upstream(_)) if !fill.is_for(by, repository) => {
                 let own = self.fills.join_or_lead(self.wanted(by, repository, digest))?;
+                if !own.is_of(repository) {
+                    return self.through(by, repository, digest).await;
+                }
                 self.wait_open(by, repository, &own, size_hint).await
             }
             result => result,
@@ -62,36 +66,44 @@ impl Cache {
     /// As [`Cache::blob`].
     pub async fn blob_size(&self, by: &Requester, repository: &Repository, digest: &Digest) -> Result<(Option<u64>, Origin), CacheError> {
         let link = self.store.find_link(repository, digest).await;
-        if self.is_anothers(by, repository, digest, link.as_ref()).await {
+        let claim = self.claim(by, repository, digest, link.as_ref()).await;
+        if claim == Claim::Anothers {
             return Ok((self.upstream.by(by).head_blob(repository, digest).await?, Origin::Miss));
         }
-        let mut proven = link.is_some();
-        let size_hint = link.and_then(|link| link.size);
-        if let Some(answer) = self.stored_blob(by, (repository, digest), size_hint, &mut proven).await? {
+        if claim == Claim::Good
+            && let Some(answer) = self.held_blob(by, (repository, digest), link.as_ref()).await?
+        {
             return Ok((answer.content.size, Origin::Hit));
         }
-        let filling = self.fills.running(digest).and_then(|fill| fill.watch().borrow().size);
-        if proven && filling.is_some() {
+        let (is_known, size_hint) = (link.is_some(), link.and_then(|link| link.size));
+        let filling = self.fills.running(repository, digest).and_then(|fill| fill.watch().borrow().size);
+        if is_known && filling.is_some() {
             return Ok((filling, Origin::Miss));
         }
         let size = self.ask_whether_it_is_theirs(by, repository, digest).await?;
         Ok((size.or(size_hint).or(filling), Origin::Miss))
     }
 
-    async fn stored_blob(
+    /// A blob that is here, from memory or from disk.
+    async fn held_blob(
         &self,
         by: &Requester,
         (repository, digest): (&Repository, &Digest),
-        size_hint: Option<u64>,
-        proven: &mut bool,
+        link: Option<&LinkRecord>,
     ) -> Result<Option<BlobAnswer>, CacheError> {
+        if link.is_some()
+            && let Some(bytes) = self.store.small(digest)
+        {
+            self.store.touch(digest);
+            return Ok(Some(BlobAnswer { content: Content::memory(bytes), origin: Origin::Hit }));
+        }
         let Some(blob) = open_or_miss(&self.store, digest).await else {
             return Ok(None);
         };
-        if !*proven {
+        if link.is_none() {
             self.ask_whether_it_is_theirs(by, repository, digest).await?;
-            *proven = true;
         }
+        let size_hint = link.and_then(|link| link.size);
         if size_hint.is_some_and(|size| size != blob.size) {
             // The manifest says another size: one of the two is wrong, and the digest tells which.
             if !matches!(self.store.verify(digest).await, Ok(Checked::Good { .. })) {

@@ -2,51 +2,141 @@
 //!
 //! A manifest can list any digest, and who can push one somewhere could so name another's private layer. Where rights are looked at, what came
 //! here for one repository is given under another only if
-//! * both are of one registry, which takes no manifest whose blobs it does not have there (distribution specification, "Pushing Manifests"),
-//! * or whoever asks may have it from where it came.
+//! * everybody may have it from where it came,
+//! * or whoever asks may,
+//! * or both are of one registry, and it says that the other repository has it, too.
 //!
-//! Otherwise the registry that claims it has to send it.
+//! Otherwise the registry that claims it has to send it, once. A download under way is joined within its registry only, by the same rules.
+//!
+//! After the index was lost it is not known where something came from, only who references it. It may then have come from any of them, so the
+//! rule has to hold for each: see [`Givers::OneOf`].
 
 use super::Cache;
 use super::blobs::BlobAnswer;
 use super::error::CacheError;
+use super::fill::Fill;
 use super::source::Source;
 use super::stream::Content;
 use crate::cache::Origin;
-use crate::oci::{Digest, Repository};
+use crate::oci::{Digest, Hasher, Repository};
 use crate::requester::Requester;
-use crate::store::LinkRecord;
+use crate::store::{Givers, LinkRecord};
+use crate::upstream::UpstreamError;
+
+/// What a claim is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// What is here is the repository's, too.
+    Good,
+    /// It is another's, for all that is known.
+    Anothers,
+    /// There is nothing here that it could be about.
+    Nothing,
+}
 
 impl Cache {
-    /// What is here, or on its way, is another's.
-    pub(super) async fn is_anothers(&self, by: &Requester, repository: &Repository, digest: &Digest, link: Option<&LinkRecord>) -> bool {
+    /// Whether what is here may be given under the repository, which references it by `link`.
+    pub(crate) async fn claim(&self, by: &Requester, repository: &Repository, digest: &Digest, link: Option<&LinkRecord>) -> Claim {
         if !self.config.looks_at_rights || link.is_some_and(|link| !link.claimed) {
-            return false;
+            return Claim::Good;
         }
-        let filling = self.fills.running(digest);
-        let is_here = self.store.blob_record(digest).is_some() || self.store.small(digest).is_some();
-        if !is_here && filling.is_none() {
-            return false;
+        if self.store.blob_record(digest).is_none() && self.store.small(digest).is_none() {
+            return Claim::Nothing;
         }
         let mut givers = self.store.givers(digest).await;
-        givers.extend(filling.map(|fill| fill.wanted.repository.clone()));
-        if givers.iter().any(|giver| giver.registry == repository.registry || self.upstream.is_open(giver)) {
+        // The walk after an unclean stop may not have come to all that reference it.
+        if matches!(givers, Givers::OneOf(_)) && self.store.settled().await {
+            givers = self.store.givers(digest).await;
+        }
+        let is_good = match givers {
+            Givers::Known(givers) => self.is_theirs_too(by, repository, digest, &givers).await,
+            Givers::OneOf(givers) => self.is_theirs_whoevers(by, repository, digest, &givers),
+        };
+        if is_good { Claim::Good } else { Claim::Anothers }
+    }
+
+    /// Whether a download that was begun for another repository of the registry may be joined.
+    pub(super) async fn may_join(&self, by: &Requester, repository: &Repository, link: Option<&LinkRecord>, fill: &Fill) -> bool {
+        let is_known = !self.config.looks_at_rights || link.is_some_and(|link| !link.claimed);
+        let (giver, digest) = (std::slice::from_ref(&fill.wanted.repository), &fill.wanted.digest);
+        is_known || fill.is_of(repository) || self.is_theirs_too(by, repository, digest, giver).await
+    }
+
+    /// It came from each of these.
+    async fn is_theirs_too(&self, by: &Requester, repository: &Repository, digest: &Digest, givers: &[Repository]) -> bool {
+        if givers.iter().any(|giver| self.upstream.is_open(giver)) {
             // That goes for everybody, and is not asked again.
             self.store.came(repository, digest);
+            return true;
+        }
+        if givers.iter().any(|giver| self.upstream.may(by, giver)) {
+            return true;
+        }
+        givers.iter().any(|giver| giver.registry == repository.registry) && self.is_confirmed(by, repository, digest).await
+    }
+
+    /// Asks the registry that it came from whether this repository has it, too. Where it cannot be asked, it counts that it took the manifest:
+    /// registries take none whose blobs they do not have there (distribution specification, "Pushing Manifests").
+    async fn is_confirmed(&self, by: &Requester, repository: &Repository, digest: &Digest) -> bool {
+        match self.upstream.by(by).head_blob(repository, digest).await {
+            Ok(_) => {
+                self.store.came(repository, digest);
+                true
+            }
+            Err(UpstreamError::NotFound { .. } | UpstreamError::Denied { .. } | UpstreamError::Credentials { .. }) => false,
+            Err(_) => true,
+        }
+    }
+
+    /// It came from one of these, and nobody knows which.
+    fn is_theirs_whoevers(&self, by: &Requester, repository: &Repository, digest: &Digest, givers: &[Repository]) -> bool {
+        let for_all = |giver: &Repository| giver.registry == repository.registry || self.upstream.is_open(giver);
+        if givers.is_empty() || !givers.iter().all(|giver| for_all(giver) || self.upstream.may(by, giver)) {
             return false;
         }
-        !givers.iter().any(|giver| self.upstream.may(by, giver))
+        if givers.iter().all(for_all) {
+            self.store.came(repository, digest);
+        }
+        true
     }
 
     pub(super) async fn is_anothers_manifest(&self, by: &Requester, repository: &Repository, digest: &Digest) -> bool {
         // The look-up is for those who need it.
-        self.config.looks_at_rights && self.is_anothers(by, repository, digest, self.store.link(repository, digest).as_ref()).await
+        self.config.looks_at_rights
+            && self.claim(by, repository, digest, self.store.link(repository, digest).as_ref()).await == Claim::Anothers
     }
 
-    /// Straight from upstream, whatever is here.
+    /// Has the registry send what only a manifest says that it has, for nobody but the agent.
+    pub(super) async fn prove(&self, repository: &Repository, digest: &Digest) -> Result<(), CacheError> {
+        if self.claim(&Requester::Agent, repository, digest, self.store.link(repository, digest).as_ref()).await != Claim::Anothers {
+            return Ok(());
+        }
+        let mut source = Source::open(self.wanted(&Requester::Agent, repository, digest), 0).await?;
+        let mut hasher = Hasher::new(digest.algorithm());
+        loop {
+            let (next, bytes) = source.next().await;
+            source = next;
+            match bytes? {
+                Some(bytes) => hasher.update(&bytes),
+                None => break,
+            }
+        }
+        let actual = hasher.finish();
+        if actual != *digest {
+            return Err(CacheError::Mismatch {
+                repository: Box::new(repository.clone()),
+                expected: Box::new(*digest),
+                actual: Box::new(actual),
+            });
+        }
+        self.store.came(repository, digest);
+        Ok(())
+    }
+
+    /// Straight from upstream, whatever is here. When all of it has come, it is known to be the repository's.
     pub(super) async fn through(&self, by: &Requester, repository: &Repository, digest: &Digest) -> Result<BlobAnswer, CacheError> {
         tracing::info!(%repository, %digest, requester = %by, "only a manifest says that the repository has what came here from another: asking upstream");
         let source = Source::open(self.wanted(by, repository, digest), 0).await?;
-        Ok(BlobAnswer { content: Content::through(source, *digest), origin: Origin::Miss })
+        Ok(BlobAnswer { content: Content::proving(source, *digest, (self.store.clone(), repository.clone())), origin: Origin::Miss })
     }
 }

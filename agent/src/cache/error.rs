@@ -21,6 +21,9 @@ pub enum CacheError {
     /// Too many downloads wait already.
     #[error("{max} downloads run already and none ended within {} s (upstream.maxConcurrentFills)", waited.as_secs())]
     Busy { max: usize, waited: Duration },
+    /// Too many questions to upstream wait already.
+    #[error("{max} questions to registries wait for their answers already: try again later")]
+    Full { max: usize },
     /// Upstream was not quick enough for what only confirms something that is known.
     #[error("upstream did not answer within {} ms", waited.as_millis())]
     Late { waited: Duration },
@@ -57,6 +60,7 @@ impl CacheError {
             Self::Mismatch { .. } => "digest_mismatch",
             Self::NoManifest { .. } => "no_manifest",
             Self::Busy { .. } => "busy",
+            Self::Full { .. } => "full",
             Self::Late { .. } => "late",
             Self::Store(_) => "store",
             Self::Lost => "lost",

@@ -85,11 +85,11 @@ impl Fill {
     }
 }
 
-/// All fills in progress, one a digest.
+/// All fills in progress, one a registry and digest: a registry that is slow, or lies, holds up nobody who asks another.
 #[derive(Debug)]
 pub(super) struct Fills {
     /// Held to look a digest up or to enter one, never across an await.
-    running: Mutex<HashMap<Digest, Arc<Fill>>>,
+    running: Mutex<HashMap<(Registry, Digest), Arc<Fill>>>,
     permits: Arc<Semaphore>,
     /// Half of the permits a registry, so that a slow one does not take them all.
     by_registry: moka::sync::Cache<Registry, Arc<Semaphore>>,
@@ -105,6 +105,8 @@ pub(super) struct Fills {
 pub(super) struct FillLimits {
     pub(super) max_concurrent: usize,
     pub(super) queue_timeout: std::time::Duration,
+    /// Not everybody may have everything.
+    pub(super) looks_at_rights: bool,
 }
 
 impl Fills {
@@ -115,14 +117,14 @@ impl Fills {
         Arc::new(Self { running: Mutex::default(), permits, by_registry, limits, store, metrics, tasks, wrong })
     }
 
-    /// The fill of this digest, if one runs.
-    pub(super) fn running(&self, digest: &Digest) -> Option<Arc<Fill>> {
-        self.lock().get(digest).cloned()
+    /// The fill of this digest for this repository, if one runs.
+    pub(super) fn running(&self, repository: &Repository, digest: &Digest) -> Option<Arc<Fill>> {
+        self.lock().get(&(repository.registry.clone(), *digest)).filter(|fill| fill.is_of(repository)).cloned()
     }
 
     /// What is being fetched.
     pub(super) fn digests(&self) -> std::collections::HashSet<ShortDigest> {
-        self.lock().keys().map(ShortDigest::from).collect()
+        self.lock().keys().map(|(_, digest)| ShortDigest::from(digest)).collect()
     }
 
     /// Endpoints that sent wrong bytes for this digest lately.
@@ -130,10 +132,11 @@ impl Fills {
         self.wrong.get(digest).into_iter().collect()
     }
 
-    /// The fill of this digest, begun if none runs.
+    /// The fill of this digest from this registry, be it for another repository; begun if none runs.
     pub(super) fn join_or_lead(self: &Arc<Self>, wanted: Wanted) -> Result<Arc<Fill>, CacheError> {
         let mut running = self.lock();
-        if let Some(fill) = running.get(&wanted.digest) {
+        let key = wanted.key();
+        if let Some(fill) = running.get(&key) {
             return Ok(Arc::clone(fill));
         }
         if running.len() >= RUNNING_MAX {
@@ -148,7 +151,7 @@ impl Fills {
             over: false,
         });
         let fill = Arc::new(Fill { wanted, progress });
-        running.insert(fill.wanted.digest, Arc::clone(&fill));
+        running.insert(key, Arc::clone(&fill));
         let lead = Leader { fills: Arc::clone(self), fill: Arc::clone(&fill) };
         self.tasks.spawn(lead.run());
         Ok(fill)
@@ -165,7 +168,7 @@ impl Fills {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Fill>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Registry, Digest), Arc<Fill>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -217,9 +220,12 @@ impl Leader {
     async fn fill(&self) -> Result<(), Ended> {
         let (fill, store) = (&self.fill, &self.fills.store);
         let wanted = &fill.wanted;
-        // It may have been committed between the caller's look and this fill.
-        if let Some(blob) = super::blobs::open_or_miss(store, &wanted.digest).await {
-            if store.link(&wanted.repository, &wanted.digest).is_none() {
+        // It may have been committed between the caller's look and this fill. By whom is not known here, so that where rights are looked at
+        // a repository that only claims it gets it from its own registry.
+        let link = store.link(&wanted.repository, &wanted.digest);
+        let may_look = !self.fills.limits.looks_at_rights || link.as_ref().is_some_and(|link| !link.claimed);
+        if may_look && let Some(blob) = super::blobs::open_or_miss(store, &wanted.digest).await {
+            if link.is_none() {
                 let size = wanted.upstream.head_blob(&wanted.repository, &wanted.digest).await?;
                 store.put_link(&wanted.repository, &wanted.digest, size);
             }
@@ -281,8 +287,9 @@ impl Leader {
 
     fn leave(&self) {
         let mut running = self.fills.lock();
-        if running.get(&self.fill.wanted.digest).is_some_and(|fill| Arc::ptr_eq(fill, &self.fill)) {
-            running.remove(&self.fill.wanted.digest);
+        let key = self.fill.wanted.key();
+        if running.get(&key).is_some_and(|fill| Arc::ptr_eq(fill, &self.fill)) {
+            running.remove(&key);
         }
     }
 }

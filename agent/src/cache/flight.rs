@@ -9,6 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use super::error::CacheError;
+
+/// What runs at one time; whoever would start more is turned away.
+const RUNNING_MAX: usize = 4096;
+
 /// Work in progress by key. A caller that goes away cancels nothing.
 #[derive(Debug)]
 pub(super) struct Flights<K, V> {
@@ -48,17 +53,20 @@ where
         Arc::new(Self { running: Mutex::default(), tasks })
     }
 
-    /// The result of the work that runs under `key`, started with `lead` if none does. `None` if it ended without a result.
+    /// The result of the work that runs under `key`, started with `lead` if none does.
+    ///
+    /// # Errors
+    /// When it ended without a result, or too much runs already.
     ///
     /// # Cancel safety
     /// Dropping the returned future leaves the work running.
-    pub(super) async fn join<F>(self: &Arc<Self>, key: K, lead: impl FnOnce(Landing<K, V>) -> F) -> Option<V>
+    pub(super) async fn join<F>(self: &Arc<Self>, key: K, lead: impl FnOnce(Landing<K, V>) -> F) -> Result<V, CacheError>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let mut result = self.enter(key, lead);
-        let value = result.wait_for(Option::is_some).await.ok()?;
-        value.clone()
+        let mut result = self.enter(key, lead)?;
+        let value = result.wait_for(Option::is_some).await.ok().and_then(|value| value.clone());
+        value.ok_or(CacheError::Lost)
     }
 
     /// The result of the work that runs under `key`, if any does.
@@ -68,20 +76,23 @@ where
         value.clone()
     }
 
-    fn enter<F>(self: &Arc<Self>, key: K, lead: impl FnOnce(Landing<K, V>) -> F) -> watch::Receiver<Option<V>>
+    fn enter<F>(self: &Arc<Self>, key: K, lead: impl FnOnce(Landing<K, V>) -> F) -> Result<watch::Receiver<Option<V>>, CacheError>
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let mut running = self.lock();
         if let Some(result) = running.get(&key) {
-            return result.clone();
+            return Ok(result.clone());
+        }
+        if running.len() >= RUNNING_MAX {
+            return Err(CacheError::Full { max: RUNNING_MAX });
         }
         let (sender, receiver) = watch::channel(None);
         running.insert(key.clone(), receiver.clone());
         drop(running);
         let leave = Leave { flights: Arc::clone(self), key };
         self.tasks.spawn(lead(Landing { leave, result: sender }));
-        receiver
+        Ok(receiver)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, watch::Receiver<Option<V>>>> {
@@ -134,7 +145,7 @@ mod tests {
         assert!(first.await.unwrap_err().is_cancelled());
         gate.notify_one();
         for other in others {
-            assert_eq!(other.await.unwrap(), Some(7));
+            assert_eq!(other.await.unwrap().ok(), Some(7));
         }
         assert_eq!(runs.load(Ordering::SeqCst), 1);
     }
@@ -149,16 +160,39 @@ mod tests {
                 landing.finish(run);
                 gate.notified().await;
             };
-            assert_eq!(flights.join(1, lead).await, Some(run));
+            assert_eq!(flights.join(1, lead).await.ok(), Some(run));
         }
     }
 
     #[tokio::test]
     async fn work_that_panics_gives_no_result_and_blocks_nobody() {
         let flights: Arc<Flights<u32, u32>> = Flights::new(TaskTracker::new());
-        assert_eq!(flights.join(1, |_| async { panic!("as a test wants") }).await, None);
+        assert_eq!(flights.join(1, |_| async { panic!("as a test wants") }).await.ok(), None);
         flights.tasks.close();
         flights.tasks.wait().await;
-        assert_eq!(flights.join(1, |landing| async move { landing.publish(2) }).await, Some(2));
+        assert_eq!(flights.join(1, |landing| async move { landing.publish(2) }).await.ok(), Some(2));
+    }
+
+    #[tokio::test]
+    async fn what_would_be_too_much_is_turned_away_and_what_runs_is_still_joined() {
+        let flights: Arc<Flights<usize, u32>> = Flights::new(TaskTracker::new());
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let lead = |landing: Landing<usize, u32>| {
+            let gate = Arc::clone(&gate);
+            async move {
+                drop(gate.acquire().await);
+                landing.finish(7);
+            }
+        };
+        let mut first = flights.enter(0, lead).unwrap();
+        let others: Vec<_> = (1..RUNNING_MAX).map(|key| flights.enter(key, lead).unwrap()).collect();
+        assert!(matches!(flights.enter(RUNNING_MAX, lead), Err(CacheError::Full { .. })));
+        flights.enter(1, lead).expect("what runs must be joined");
+        gate.close();
+        assert_eq!(*first.wait_for(Option::is_some).await.unwrap(), Some(7));
+        drop(others);
+        flights.tasks.close();
+        flights.tasks.wait().await;
+        assert_eq!(flights.join(RUNNING_MAX, lead).await.ok(), Some(7));
     }
 }

@@ -31,41 +31,65 @@ impl Asked {
     }
 }
 
+/// What upstream gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// A manifest: whoever gets one may pull from the repository.
+    Manifest,
+    /// A blob, a list, or the list of tags in the place of what is not there. Some registries give these to more than may pull.
+    Other,
+}
+
 /// A right is asked for once for all who wait for it.
 pub(super) type LeaveKey = (Requester, Repository, Asked);
 
 impl Cache {
     /// Asks upstream for something, by somebody and with what they have to show. A manifest that is not here is fetched by that.
     ///
-    /// What is not there counts as given where upstream gives the list of the repository's tags: it does not hide the repository.
+    /// What is not there counts as given where upstream gives the list of the repository's tags: it does not hide the repository. Where it
+    /// refuses that list, it counts as not there: pulling and listing are rights of their own at some registries.
     ///
     /// # Errors
     /// When upstream does not give it, or cannot be asked.
-    pub async fn ask_leave(&self, by: &Requester, repository: &Repository, asked: &Asked) -> Result<(), CacheError> {
+    pub async fn ask_leave(&self, by: &Requester, repository: &Repository, asked: &Asked) -> Result<Leave, CacheError> {
         let key = (by.clone(), repository.clone(), asked.clone());
         let cache = self.clone();
-        let lead = |landing: Landing<LeaveKey, Result<(), CacheError>>| async move {
+        let lead = |landing: Landing<LeaveKey, Result<Leave, CacheError>>| async move {
             let (by, repository, asked) = key;
             landing.finish(cache.ask_for(&by, &repository, &asked).await);
         };
-        self.leaves.join((by.clone(), repository.clone(), asked.clone()), lead).await.unwrap_or(Err(CacheError::Lost))
+        self.leaves.join((by.clone(), repository.clone(), asked.clone()), lead).await?
     }
 
-    async fn ask_for(&self, by: &Requester, repository: &Repository, asked: &Asked) -> Result<(), CacheError> {
+    async fn ask_for(&self, by: &Requester, repository: &Repository, asked: &Asked) -> Result<Leave, CacheError> {
         let upstream = self.upstream.by(by);
-        let list = List::Tags(Page { n: Some(1), last: None });
-        let answered: Result<(), CacheError> = match asked {
-            Asked::Manifest(target) if self.holds(repository, target).await => {
-                upstream.head_manifest(repository, target).await.map(drop).map_err(Into::into)
+        let answered: Result<Leave, CacheError> = match asked {
+            Asked::Manifest(target) if self.only_asks(by, repository, target).await => {
+                upstream.head_manifest(repository, target).await.map(|_| Leave::Manifest).map_err(Into::into)
             }
-            Asked::Manifest(target) => self.fetch_manifest(by, repository, target).await.map(drop),
-            Asked::Blob(digest) => upstream.head_blob(repository, digest).await.map(drop).map_err(Into::into),
-            Asked::List => return Ok(upstream.list(repository, &list).await.map(drop)?),
+            Asked::Manifest(target) => self.fetch_manifest(by, repository, target).await.map(|_| Leave::Manifest),
+            Asked::Blob(digest) => upstream.head_blob(repository, digest).await.map(|_| Leave::Other).map_err(Into::into),
+            Asked::List => return self.ask_for_list(by, repository).await,
         };
         match answered {
-            Err(error) if error.is_not_found() => upstream.list(repository, &list).await.map(drop).map_err(|_| error),
+            Err(error) if error.is_not_found() => self.ask_for_list(by, repository).await.map_err(|_| error),
             answered => answered,
         }
+    }
+
+    /// Asks upstream for the list of a repository's tags, which limits of the rate of pulls do not count.
+    ///
+    /// # Errors
+    /// When upstream does not give it, or cannot be asked.
+    pub async fn ask_for_list(&self, by: &Requester, repository: &Repository) -> Result<Leave, CacheError> {
+        let list = List::Tags(Page { n: Some(1), last: None });
+        Ok(self.upstream.by(by).list(repository, &list).await.map(|_| Leave::Other)?)
+    }
+
+    /// Whether a manifest is only asked about: it is here already, or the agent has credentials of its own to fetch it with, so that what
+    /// those who show nothing may fetch is left to others.
+    async fn only_asks(&self, by: &Requester, repository: &Repository, target: &Target) -> bool {
+        (*by == Requester::Nobody && self.upstream.has_credentials()) || self.holds(repository, target).await
     }
 
     async fn holds(&self, repository: &Repository, target: &Target) -> bool {

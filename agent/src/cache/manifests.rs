@@ -111,7 +111,7 @@ impl Cache {
             }
             drop(naming);
         };
-        let answer = self.manifests.join((by.clone(), repository.clone(), target.clone()), lead).await.unwrap_or(Err(CacheError::Lost))?;
+        let answer = self.manifests.join((by.clone(), repository.clone(), target.clone()), lead).await??;
         if !self.quiet {
             // It may have been here before, under another name, or have come for somebody who does not use it.
             self.store.touch(&answer.digest);

@@ -32,10 +32,12 @@ use tokio_util::task::TaskTracker;
 
 pub use blobs::BlobAnswer;
 pub use catalogue::{BlobEntry, ImageDetail, ImageEntry, ManifestEntry};
+#[cfg(test)]
+pub(crate) use claims::Claim;
 pub use error::CacheError;
 pub use findings::Findings;
 pub use held::{Blobs, HeldImage, Holding};
-pub use leave::Asked;
+pub use leave::{Asked, Leave};
 pub use lists::ListAnswer;
 pub use manifests::ManifestAnswer;
 pub use refresh::Refreshed;
@@ -98,7 +100,7 @@ pub struct Cache {
     fills: Arc<fill::Fills>,
     manifests: Arc<flight::Flights<manifests::ManifestKey, manifests::ManifestResult>>,
     confirmations: Arc<flight::Flights<tags::ConfirmationKey, tags::Confirmation>>,
-    leaves: Arc<flight::Flights<leave::LeaveKey, Result<(), CacheError>>>,
+    leaves: Arc<flight::Flights<leave::LeaveKey, Result<Leave, CacheError>>>,
     unkept: Arc<unkept::Unkept>,
     /// Registries that could not be asked a moment ago, and why.
     unavailable: moka::sync::Cache<Registry, String>,
@@ -112,13 +114,17 @@ impl Cache {
     /// A cache over a store and an upstream. What it starts, it starts in `tasks`.
     #[must_use]
     pub fn new(config: &Config, store: Store, upstream: Upstream, metrics: Arc<Metrics>, tasks: &TaskTracker) -> Self {
-        let limits =
-            fill::FillLimits { max_concurrent: config.upstream.max_concurrent_fills, queue_timeout: config.upstream.fill_queue_timeout };
+        let looks_at_rights = config.auth.mode != AuthMode::None;
+        let limits = fill::FillLimits {
+            max_concurrent: config.upstream.max_concurrent_fills,
+            queue_timeout: config.upstream.fill_queue_timeout,
+            looks_at_rights,
+        };
         let own = CacheConfig {
             fresh_for: config.tags.fresh_for,
             revalidate_timeout: config.tags.revalidate_timeout,
             max_attempts: config.upstream.max_attempts,
-            looks_at_rights: config.auth.mode != AuthMode::None,
+            looks_at_rights,
         };
         Self {
             fills: fill::Fills::new(limits, store.clone(), Arc::clone(&metrics), tasks.clone()),

@@ -38,10 +38,10 @@ impl Cache {
             landing.finish(cache.revalidate(&by, &repository, &tag, &digest).await);
         };
         match self.confirmations.join((Requester::Agent, repository.clone(), tag.clone()), lead).await {
-            Some(Confirmation::Same) => Refreshed::Same,
-            Some(Confirmation::Moved(answer)) => Refreshed::Moved(answer.digest),
-            Some(Confirmation::Unconfirmed { reason, .. }) => Refreshed::Unconfirmed(reason),
-            None => Refreshed::Unconfirmed(CacheError::Lost.to_string()),
+            Ok(Confirmation::Same) => Refreshed::Same,
+            Ok(Confirmation::Moved(answer)) => Refreshed::Moved(answer.digest),
+            Ok(Confirmation::Unconfirmed { reason, .. }) => Refreshed::Unconfirmed(reason),
+            Err(error) => Refreshed::Unconfirmed(error.to_string()),
         }
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use crate::oci::{Digest, Repository};
+use crate::oci::{Digest, Registry, Repository};
 use crate::upstream::{self, BlobStream, EndpointId, Errand, UpstreamError};
 
 /// After so many bytes without a break, earlier breaks are forgotten.
@@ -23,6 +23,13 @@ pub(super) struct Wanted {
     pub(super) max_attempts: u32,
     /// Endpoints that sent wrong bytes for this digest lately: tried last.
     pub(super) avoid: Vec<EndpointId>,
+}
+
+impl Wanted {
+    /// What is downloaded once for all.
+    pub(super) fn key(&self) -> (Registry, Digest) {
+        (self.repository.registry.clone(), self.digest)
+    }
 }
 
 /// A blob's bytes from an offset to the end. A broken or stalled download is resumed where it stopped, on the same or the next

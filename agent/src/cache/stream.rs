@@ -15,7 +15,7 @@ use super::error::CacheError;
 use super::fill::{Fill, Phase, Progress};
 use super::source::Source;
 use crate::metrics::Metrics;
-use crate::oci::{Digest, Hasher};
+use crate::oci::{Digest, Hasher, Repository};
 use crate::store::{Blob, Reader, Store};
 
 /// What a client has to wait for until the digest is verified, in bytes from the end of its range.
@@ -58,6 +58,15 @@ impl Content {
     pub(super) fn through(source: Source, digest: Digest) -> Self {
         let hasher = Hasher::new(digest.algorithm());
         Self { size: source.size(), from: From::Through(Box::new(Through::new(source, digest, 0, hasher, 0..u64::MAX))) }
+    }
+
+    /// As [`Content::through`]; when all of it has come as it should, the repository is known to have it.
+    pub(super) fn proving(source: Source, digest: Digest, whose: (Store, Repository)) -> Self {
+        let Self { size, from } = Self::through(source, digest);
+        match from {
+            From::Through(through) => Self { size, from: From::Through(Box::new(Through { whose: Some(whose), ..*through })) },
+            from => Self { size, from },
+        }
     }
 
     /// All of it, if it is in memory.
@@ -263,12 +272,14 @@ struct Through {
     wanted: Range<u64>,
     /// Bytes for the client that wait until more come, or the digest is verified.
     held: Option<Bytes>,
+    /// The repository that the registry has it for, if that is worth noting.
+    whose: Option<(Store, Repository)>,
 }
 
 impl Through {
     /// `source` begins at `offset`, and `hasher` has taken everything before it.
     fn new(source: Source, digest: Digest, offset: u64, hasher: Hasher, wanted: Range<u64>) -> Self {
-        Self { source: Some(source), digest, hasher, offset, wanted, held: None }
+        Self { source: Some(source), digest, hasher, offset, wanted, held: None, whose: None }
     }
 
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
@@ -281,6 +292,10 @@ impl Through {
                 let actual = self.hasher.clone().finish();
                 if actual != self.digest {
                     return Err(io::Error::other(format!("upstream sent content with digest {actual} instead of {}", self.digest)));
+                }
+                if let Some((store, repository)) = self.whose.take() {
+                    store.put_link(&repository, &self.digest, Some(self.offset));
+                    store.came(&repository, &self.digest);
                 }
                 return Ok(self.held.take());
             };

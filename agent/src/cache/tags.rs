@@ -97,8 +97,8 @@ impl Cache {
         };
         let asked = self.confirmations.join((by.clone(), repository.clone(), tag.clone()), lead);
         match timeout(self.config.revalidate_timeout, asked).await {
-            Ok(Some(confirmation)) => confirmation,
-            Ok(None) => Confirmation::Unconfirmed { status: UpstreamStatus::Unavailable, reason: CacheError::Lost.to_string() },
+            Ok(Ok(confirmation)) => confirmation,
+            Ok(Err(error)) => Confirmation::Unconfirmed { status: UpstreamStatus::Unavailable, reason: error.to_string() },
             Err(_) => {
                 let reason = format!("upstream did not answer within {} ms", self.config.revalidate_timeout.as_millis());
                 self.unavailable.insert(repository.registry.clone(), reason.clone());

@@ -86,6 +86,7 @@ impl Cache {
 
     async fn warm_blob(&self, repository: &Repository, child: &Descriptor, events: &mpsc::Sender<WarmEvent>) -> Result<u64, CacheError> {
         if let Some(blob) = super::blobs::open_or_miss(&self.store, &child.digest).await {
+            self.prove(repository, &child.digest).await?;
             tell(events, child, Some(blob.size), blob.size, true).await;
             return Ok(blob.size);
         }

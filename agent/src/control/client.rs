@@ -77,6 +77,11 @@ impl ControlError {
         }
     }
 
+    /// This node is not to have it.
+    pub(super) fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if status.as_u16() == 403)
+    }
+
     /// The server certainly did not do what it was asked to do.
     pub(super) fn is_refusal(&self) -> bool {
         !matches!(self, Self::Unreachable(_) | Self::TooLarge | Self::Foreign(_) | Self::Unclear)

@@ -9,7 +9,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::Parts;
-use crate::cache::{Platforms, Refreshed};
+use crate::cache::{Cache, Platforms, Refreshed};
 use crate::config::own_platform;
 use crate::oci::{Digest, Image};
 use crate::store::{Removal, now_seconds};
@@ -321,9 +321,17 @@ fn read(image: &str) -> Option<Image> {
 }
 
 async fn work(parts: Arc<Parts>, job: Job, platforms: Platforms) -> Done {
-    let cache = &parts.cache;
+    let image = job.image().clone();
+    let done = fetch(&parts.cache, job, &platforms).await;
+    if matches!(done, Done::Good) {
+        parts.access.learn(&image).await;
+    }
+    done
+}
+
+async fn fetch(cache: &Cache, job: Job, platforms: &Platforms) -> Done {
     match job {
-        Job::Keep(image) => match cache.fetch(&image, &platforms).await {
+        Job::Keep(image) => match cache.fetch(&image, platforms).await {
             Ok(()) => Done::Good,
             Err(error) => Done::Failed(error.to_string()),
         },
@@ -331,7 +339,7 @@ async fn work(parts: Arc<Parts>, job: Job, platforms: Platforms) -> Done {
             let Some(tag) = image.tag() else {
                 return Done::Nothing;
             };
-            let was_whole = cache.is_whole(&image, &platforms).await;
+            let was_whole = cache.is_whole(&image, platforms).await;
             match cache.refresh(image.repository(), tag).await {
                 Refreshed::Absent => Done::Nothing,
                 Refreshed::Same => Done::Good,
@@ -340,7 +348,7 @@ async fn work(parts: Arc<Parts>, job: Job, platforms: Platforms) -> Done {
                 Refreshed::Moved(digest) => {
                     // By digest: the tag may be a moment behind.
                     let image = Image::new(image.repository().clone(), None, Some(digest));
-                    match cache.fetch(&image, &platforms).await {
+                    match cache.fetch(&image, platforms).await {
                         Ok(()) => Done::Good,
                         Err(error) => Done::Unfinished(error.to_string()),
                     }

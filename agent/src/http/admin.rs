@@ -20,6 +20,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
+use crate::access::Access;
 use crate::cache::{Cache, ImageEntry, Platforms};
 use crate::disk::Disk;
 use crate::oci::Image;
@@ -43,6 +44,7 @@ pub struct AdminParts {
     pub cache: Cache,
     pub store: Store,
     pub disk: Disk,
+    pub access: Access,
     pub tasks: TaskTracker,
 }
 
@@ -188,8 +190,11 @@ async fn pull(Ready(state): Ready, Query(query): Query<ImageQuery>) -> Response 
         _ => Platforms::All,
     };
     let (events, lines) = mpsc::channel(EVENTS_WAITING_MAX);
-    let cache = state.cache.clone();
-    state.tasks.spawn(async move { cache.warm(&image, &platforms, events).await });
+    let (cache, access) = (state.cache.clone(), state.access.clone());
+    state.tasks.spawn(async move {
+        cache.warm(&image, &platforms, events).await;
+        access.learn(&image).await;
+    });
     stream(lines)
 }
 

@@ -29,7 +29,9 @@ pub(super) fn of_cache(error: &CacheError, subject: Subject) -> Response {
         CacheError::Upstream(error) => return of_upstream(error, subject),
         CacheError::Mismatch { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::DigestInvalid, None),
         CacheError::NoManifest { .. } => (StatusCode::BAD_GATEWAY, ErrorCode::ManifestInvalid, None),
-        CacheError::Busy { .. } => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, Some(BUSY_RETRY_AFTER)),
+        CacheError::Busy { .. } | CacheError::Full { .. } => {
+            (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, Some(BUSY_RETRY_AFTER))
+        }
         CacheError::Late { .. } => (StatusCode::GATEWAY_TIMEOUT, ErrorCode::Unavailable, None),
         CacheError::Store(_) | CacheError::Lost => (StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Unknown, None),
     };

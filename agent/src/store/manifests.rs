@@ -10,14 +10,28 @@ use crate::oci::{Digest, Manifest, Repository, Tag, is_manifest_type};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
 
-/// Enters a manifest and everything that it references into the index. What it references is `claimed`, unless more is known of it.
-pub(super) fn index(inner: &Inner, repository: &Repository, digest: &Digest, record: &ManifestRecord, manifest: &Manifest, claimed: bool) {
+/// Enters a manifest and everything that it references into the index. What it references is `claimed`, unless more is known of it; and
+/// `recovered`, if the manifest is found on disk and did not come a moment ago.
+pub(super) fn index(
+    inner: &Inner,
+    repository: &Repository,
+    digest: &Digest,
+    record: &ManifestRecord,
+    manifest: &Manifest,
+    recovered: bool,
+) {
     for child in &manifest.children {
         let key = in_repository(repository, &digest_key(&child.digest));
         let known: Option<LinkRecord> = inner.index.get(Table::Links, &key).and_then(|bytes| decode(&bytes));
         let has_manifest = || child.is_manifest && inner.index.get(Table::Manifests, &key).is_some();
-        let claimed = known.map_or_else(|| claimed && !has_manifest(), |known| known.claimed);
-        let link = LinkRecord { size: child.size, media_type: child.media_type.clone(), unfounded: false, claimed };
+        let (claimed, recovered) = known.map_or_else(|| (!has_manifest(), recovered), |known| (known.claimed, known.recovered));
+        let link = LinkRecord {
+            size: child.size,
+            media_type: child.media_type.clone(),
+            unfounded: false,
+            claimed,
+            recovered: claimed && recovered,
+        };
         inner.index.put(Table::Links, &key, encode(&link));
     }
     if let Some(subject) = &manifest.subject {
@@ -35,9 +49,18 @@ impl Inner {
     fn came(&self, repository: &Repository, digest: &Digest) {
         self.index.update(Table::Links, &in_repository(repository, &digest_key(digest)), &|old| {
             let old: LinkRecord = decode(old)?;
-            old.claimed.then(|| encode(&LinkRecord { claimed: false, ..old }))
+            old.claimed.then(|| encode(&LinkRecord { claimed: false, recovered: false, ..old }))
         });
     }
+}
+
+/// The repositories that something came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Givers {
+    /// It came from each of these.
+    Known(Vec<Repository>),
+    /// The index was lost: it came from one of these, or, if there is none, from one that is gone.
+    OneOf(Vec<Repository>),
 }
 
 /// Held by who makes a manifest known, from before the first step until after the last: meanwhile nothing is deleted.
@@ -69,7 +92,7 @@ impl Store {
     /// Makes a manifest known at once, in memory; [`Store::persist_manifest`] makes it last.
     pub fn remember_manifest(&self, repository: &Repository, digest: &Digest, media_type: &str, bytes: &Bytes, manifest: &Manifest) {
         let record = ManifestRecord { media_type: media_type.to_owned(), size: bytes.len() as u64 };
-        index(&self.inner, repository, digest, &record, manifest, true);
+        index(&self.inner, repository, digest, &record, manifest, false);
         self.inner.small.insert(*digest, bytes.clone());
         self.inner.changes.blob(digest);
         self.inner.changes.name();
@@ -182,7 +205,7 @@ impl Store {
         }
         // A manifest may be asked for as a blob too: the specification lets registries answer so.
         let record: ManifestRecord = self.inner.index.get(Table::Manifests, &key).and_then(|bytes| decode(&bytes))?;
-        Some(LinkRecord { size: Some(record.size), media_type: Some(record.media_type), unfounded: false, claimed: false })
+        Some(LinkRecord { size: Some(record.size), media_type: Some(record.media_type), ..LinkRecord::default() })
     }
 
     /// Notes that upstream serves a blob under the repository.
@@ -203,14 +226,17 @@ impl Store {
         self.inner.came(repository, digest);
     }
 
-    /// The repositories that a manifest or blob came from, as far as is known. Looks at everything.
-    pub async fn givers(&self, digest: &Digest) -> Vec<Repository> {
+    /// Where a manifest or blob came from, as far as is known. Looks at everything.
+    pub async fn givers(&self, digest: &Digest) -> Givers {
         let (inner, digest) = (std::sync::Arc::clone(&self.inner), *digest);
+        let of = |references: Vec<Reference>| references.into_iter().map(|reference| reference.repository).collect();
         let given = move || {
-            let references = inner.repositories_of(&digest).into_iter().filter(|reference| !reference.is_claimed);
-            Ok(references.map(|reference| reference.repository).collect())
+            let (known, claimed): (Vec<_>, Vec<_>) =
+                inner.repositories_of(&digest).into_iter().partition(|reference| !reference.is_claimed);
+            let recovered: Vec<_> = claimed.into_iter().filter(|reference| reference.is_recovered).collect();
+            Ok(if known.is_empty() { Givers::OneOf(of(recovered)) } else { Givers::Known(of(known)) })
         };
-        super::blocking(given).await.unwrap_or_default()
+        super::blocking(given).await.unwrap_or(Givers::OneOf(Vec::new()))
     }
 
     /// The tags that are known of a repository, in order.

@@ -46,7 +46,7 @@ pub use blob::{Blob, Reader};
 pub use changes::{Changed, ShortDigest};
 pub use disk::Space;
 pub use error::StoreError;
-pub use manifests::{Catalogue, Naming};
+pub use manifests::{Catalogue, Givers, Naming};
 pub use record::{BlobRecord, LinkRecord, ManifestRecord, TagRecord, UpstreamStatus};
 pub use remove::{Removal, Victim};
 #[cfg(test)]

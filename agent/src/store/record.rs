@@ -60,9 +60,12 @@ pub struct LinkRecord {
     /// No manifest here says so, only upstream does: it may be served, and is no reason to keep it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unfounded: bool,
-    /// Only a manifest, or upstream's word, says so: what is here came for another repository, if it is here. Not set where that is not known.
+    /// Only a manifest, or upstream's word, says so: what is here came for another repository, if it is here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub claimed: bool,
+    /// It is claimed because the index was lost: what is here may have come for this repository.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recovered: bool,
 }
 
 /// A committed blob.

@@ -76,8 +76,7 @@ impl Visitor for Walk<'_> {
     fn manifest(&mut self, repository: &Repository, digest: &Digest, record: ManifestRecord) {
         match self.inner.read_verified(digest) {
             Ok(Some(bytes)) => match Manifest::parse(&bytes) {
-                // Where each blob came from is not known any more.
-                Ok(manifest) => manifests::index(self.inner, repository, digest, &record, &manifest, false),
+                Ok(manifest) => manifests::index(self.inner, repository, digest, &record, &manifest, true),
                 Err(error) => tracing::warn!(%repository, %digest, %error, "a stored manifest cannot be read"),
             },
             Ok(None) => tracing::warn!(%repository, %digest, "a manifest that the repository had is missing"),

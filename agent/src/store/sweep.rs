@@ -121,8 +121,10 @@ impl Inner {
             self.index.each(table, &mut |key, value| {
                 let Some(zero) = key.iter().position(|byte| *byte == 0).filter(|zero| key[zero + 1..] == *wanted) else { return };
                 let repository = std::str::from_utf8(&key[..zero]).ok().and_then(|path| Repository::from_path(path).ok());
-                let is_claimed = !is_manifest && decode::<LinkRecord>(value).is_none_or(|link| link.claimed);
-                found.extend(repository.map(|repository| Reference { repository, is_manifest, is_claimed }));
+                // What cannot be read proves nothing.
+                let link: Option<LinkRecord> = if is_manifest { Some(LinkRecord::default()) } else { decode(value) };
+                let (is_claimed, is_recovered) = link.map_or((true, false), |link| (link.claimed, link.recovered));
+                found.extend(repository.map(|repository| Reference { repository, is_manifest, is_claimed, is_recovered }));
             });
         }
         found
@@ -137,6 +139,8 @@ pub(super) struct Reference {
     pub(super) is_manifest: bool,
     /// Only a manifest, or upstream's word, says so: see [`LinkRecord::claimed`].
     pub(super) is_claimed: bool,
+    /// See [`LinkRecord::recovered`].
+    pub(super) is_recovered: bool,
 }
 
 /// The digest in a key that begins with a repository.

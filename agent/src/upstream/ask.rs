@@ -38,6 +38,11 @@ pub(super) trait Operation: Sync {
         Lane::Questions
     }
 
+    /// It is a list, which registries limit apart from pulls.
+    fn is_list(&self) -> bool {
+        false
+    }
+
     /// Whether an answer with this status is [`Operation::read`], and not an error.
     fn accepts(&self, incoming: &Incoming) -> bool {
         incoming.status().is_success()
@@ -243,8 +248,8 @@ impl Attempt<'_> {
         courier: &Courier,
         at: &Place,
     ) -> Result<O::Output, UpstreamError> {
-        let circuits = &self.asking.circuits;
-        if let Some(retry_after) = circuits.remaining(&self.endpoint.id, credential.id()) {
+        let (circuits, circuit) = (&self.asking.circuits, (self.endpoint.id.clone(), credential.id(), operation.is_list()));
+        if let Some(retry_after) = circuits.remaining(&circuit) {
             return Err(UpstreamError::TooManyRequests { at: at.clone(), retry_after });
         }
         let asker = Asker {
@@ -259,7 +264,7 @@ impl Attempt<'_> {
         };
         let result = self.exchange(operation, asker).await;
         match &result {
-            Err(UpstreamError::TooManyRequests { retry_after, .. }) => circuits.open(&self.endpoint.id, credential.id(), *retry_after),
+            Err(UpstreamError::TooManyRequests { retry_after, .. }) => circuits.open(circuit, *retry_after),
             Ok(_) if !credential.is_anonymous() => self.asking.auth.remember_worked(asker),
             _ => {}
         }

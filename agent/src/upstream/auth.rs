@@ -110,6 +110,10 @@ impl Auth {
         candidates
     }
 
+    pub(super) fn has_credentials(&self) -> bool {
+        !self.credentials.is_empty()
+    }
+
     async fn pull_secrets(&self, namespace: &Arc<str>, repository: &Repository) -> Candidates {
         let Some(keyring) = self.keyring.get() else {
             return Candidates { credentials: Vec::new(), problem: Some("there is no control API to get pull secrets from".to_owned()) };

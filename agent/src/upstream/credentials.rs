@@ -166,6 +166,10 @@ impl Credentials {
         candidates
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.current().is_empty()
+    }
+
     fn current(&self) -> Arc<DockerConfig> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(path) = self.file.as_deref().filter(|_| state.looked_at.elapsed() >= LOOK_INTERVAL) else {

@@ -77,10 +77,13 @@ impl Turns {
     }
 }
 
+/// What is limited: an endpoint, by a credential; lists apart from everything else.
+pub(super) type Circuit = (EndpointId, CredentialId, bool);
+
 /// Which endpoint asked to be left alone by which credential, and until when.
 #[derive(Debug)]
 pub(super) struct Circuits {
-    open_until: Cache<(EndpointId, CredentialId), Instant>,
+    open_until: Cache<Circuit, Instant>,
 }
 
 impl Circuits {
@@ -88,13 +91,13 @@ impl Circuits {
         Self { open_until: Cache::new(CIRCUITS_MAX) }
     }
 
-    pub(super) fn open(&self, endpoint: &EndpointId, credential: CredentialId, retry_after: Duration) {
-        self.open_until.insert((endpoint.clone(), credential), Instant::now() + retry_after);
+    pub(super) fn open(&self, circuit: Circuit, retry_after: Duration) {
+        self.open_until.insert(circuit, Instant::now() + retry_after);
     }
 
     /// How long it is still open; `None` if it may be asked.
-    pub(super) fn remaining(&self, endpoint: &EndpointId, credential: CredentialId) -> Option<Duration> {
-        let until = self.open_until.get(&(endpoint.clone(), credential))?;
+    pub(super) fn remaining(&self, circuit: &Circuit) -> Option<Duration> {
+        let until = self.open_until.get(circuit)?;
         until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }
 }

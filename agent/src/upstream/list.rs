@@ -37,6 +37,10 @@ pub struct ListReply {
 impl Operation for List {
     type Output = ListReply;
 
+    fn is_list(&self) -> bool {
+        true
+    }
+
     fn question(&self) -> Question {
         let mut query = form_urlencoded::Serializer::new(String::new());
         let path = match self {

@@ -104,6 +104,12 @@ impl Upstream {
         self.asking.auth.join(keyring);
     }
 
+    /// Whether the agent has credentials of its own, for whatever registry.
+    #[must_use]
+    pub fn has_credentials(&self) -> bool {
+        self.asking.auth.has_credentials()
+    }
+
     /// Whether everybody may pull from a repository, as far as is known.
     #[must_use]
     pub fn is_open(&self, repository: &Repository) -> bool {
@@ -117,8 +123,7 @@ impl Upstream {
             Requester::Namespace(namespace) => {
                 self.asking.auth.keyring().is_some_and(|keyring| keyring.proven(repository).contains(namespace))
             }
-            Requester::Agent => true,
-            Requester::Anyone | Requester::Nobody => false,
+            Requester::Anyone | Requester::Nobody | Requester::Agent => false,
         }
     }
 

@@ -133,3 +133,18 @@ async fn many_who_prove_at_once_cause_one_question_each() {
     assert_eq!(cluster.control.state().asked.len() - before, 1);
     assert!(cluster.upstream.count(&On::repository("app")) < 20);
 }
+
+#[tokio::test]
+async fn a_public_image_that_was_kept_ahead_is_given_to_everybody_with_its_registry_away() {
+    let mut cluster = Cluster::start().await;
+    let name = format!("{}/public:1", cluster.upstream.host());
+    cluster.control.desire(|desired| desired.keep = vec![name]);
+    let is_open =
+        |file: &std::path::PathBuf| std::fs::read_to_string(file).is_ok_and(|text| text.contains("/public") && text.contains("open"));
+    until("it is known to be open", || cluster.agent.files("control").iter().any(is_open)).await;
+    cluster.upstream.stop().await;
+    cluster.get(&cluster.public.manifest("1"), None).await.expect(200);
+    for blob in &cluster.image.blobs {
+        cluster.get(&cluster.public.blob(&blob.digest), None).await.expect(200).expect_bytes(&blob.bytes);
+    }
+}

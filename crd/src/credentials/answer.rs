@@ -18,6 +18,9 @@ pub struct CredentialsAnswer {
     pub tried: Vec<String>,
     /// A line for each Secret that is missing, of another type or malformed, and for each helper that failed.
     pub problems: Vec<String>,
+    /// Something that may hold a login was not seen, for a reason that may pass or that says nothing of the namespace's right: a helper that
+    /// failed or has not answered yet, a Secret that we may not read. A registry's refusal is no refusal of the namespace then.
+    pub incomplete: bool,
 }
 
 /// A login and where it is from.
@@ -36,9 +39,9 @@ impl CredentialsAnswer {
     /// Never: what it is made of serialises.
     #[must_use]
     pub fn to_json(&self) -> Zeroizing<Vec<u8>> {
-        let Self { credentials, tried, problems } = self;
+        let Self { credentials, tried, problems, incomplete } = self;
         let credentials = credentials.iter().take(CREDENTIALS_MAX).map(Wire::from).collect();
-        let answer = WireAnswer { credentials, tried, problems };
+        let answer = WireAnswer { credentials, tried, problems, incomplete: *incomplete };
         // With room for all of it from the start, no copy is left behind in memory that was given back.
         let mut json = Zeroizing::new(Vec::with_capacity(self.room()));
         serde_json::to_writer(&mut *json, &answer).expect("an answer must serialise: it holds only strings");
@@ -67,6 +70,8 @@ struct WireAnswer<'a> {
     credentials: Vec<Wire<'a>>,
     tried: &'a [String],
     problems: &'a [String],
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    incomplete: bool,
 }
 
 #[derive(Serialize)]
@@ -133,6 +138,7 @@ mod tests {
             credentials: vec![given("Secret regcred", password), given("Secret other", Login::Identity("hunter3".into()))],
             tried: vec!["regcred".to_owned(), "other".to_owned(), "gone".to_owned()],
             problems: vec!["Secret gone: it does not exist".to_owned()],
+            incomplete: false,
         }
     }
 
@@ -148,6 +154,8 @@ mod tests {
             "problems": ["Secret gone: it does not exist"],
         });
         assert_eq!(json, want);
+        let json: Value = serde_json::from_slice(&CredentialsAnswer { incomplete: true, ..mk() }.to_json()).unwrap();
+        assert_eq!(json["incomplete"], true);
         assert!(!format!("{:?}", mk()).contains("hunter"), "{:?}", mk());
     }
 
@@ -157,7 +165,8 @@ mod tests {
         let mut answer = mk();
         answer.credentials.push(given(&awkward, Login::Identity(awkward.clone().into())));
         answer.problems = vec![String::new(); 100];
-        for answer in [answer, mk(), CredentialsAnswer::default()] {
+        let empty = CredentialsAnswer { incomplete: true, ..CredentialsAnswer::default() };
+        for answer in [answer, mk(), CredentialsAnswer::default(), empty] {
             assert_eq!(answer.to_json().capacity(), answer.room(), "there must be room for {} bytes", answer.to_json().len());
         }
     }
@@ -183,12 +192,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_answer_comes_back(user in any::<String>(), password in any::<String>(), from in any::<String>()) {
+        fn an_answer_comes_back(user in any::<String>(), password in any::<String>(), from in any::<String>(), incomplete in any::<bool>()) {
             let credentials = vec![
                 given(&from, Login::Password { user, password: password.clone().into() }),
                 given(&from, Login::Identity(password.into())),
             ];
-            let answer = CredentialsAnswer { credentials, ..mk() };
+            let answer = CredentialsAnswer { credentials, incomplete, ..mk() };
             prop_assert_eq!(serde_json::from_slice::<CredentialsAnswer>(&answer.to_json()).unwrap(), answer);
         }
     }

@@ -68,11 +68,13 @@ const TESTS: &[Test] = &[
         "private::a_node_gets_no_secrets_of_namespaces_without_a_pod_there",
         private::direct::a_node_gets_no_secrets_of_namespaces_without_a_pod_there,
     ),
+    ("private::a_secret_kuik_pull_of_somebody_else_is_left_alone", private::foreign::a_secret_kuik_pull_of_somebody_else_is_left_alone),
     // From here on with values of their own, the same for as long as possible.
     ("private::a_right_that_was_withdrawn_ends_with_its_proof", private::proofs::a_right_that_was_withdrawn_ends_with_its_proof),
     ("private::an_outage_does_not_stop_who_has_proven", private::proofs::an_outage_does_not_stop_who_has_proven),
     ("private::an_outage_stops_private_images_if_told_so", private::proofs::an_outage_stops_private_images_if_told_so),
     ("private::keys_are_replaced_under_load_without_a_failed_pull", private::rotation::keys_are_replaced_under_load_without_a_failed_pull),
+    ("private::a_credential_helper_opens_what_no_pull_secret_does", private::cloud::a_credential_helper_opens_what_no_pull_secret_does),
     (
         "private::without_rights_of_namespaces_what_is_cached_is_everybodys",
         private::none::without_rights_of_namespaces_what_is_cached_is_everybodys,

@@ -37,6 +37,9 @@ impl Control {
             Refusal::too_often("this node asks for pull secrets too often: ask again later", retry_after)
         })?;
         let wanted = wanted(caller, read(request).await?)?;
+        self.limits.credentials_of(&caller.node, &wanted.namespace).map_err(|TooOften { retry_after }| {
+            Refusal::too_often("this namespace asks for pull secrets on this node too often: ask again later", retry_after)
+        })?;
         let found = self.secrets.ask(wanted.clone()).await.map_err(|refused| refuse(&refused))?;
         let Wanted { namespace, repository, node } = wanted;
         let Found { json, credentials, tried, problems } = &*found;

@@ -7,17 +7,19 @@ use std::time::Duration;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::Instant;
 
-/// Calls that a node may make at once, after a while without any.
-const CALLS_BURST: f64 = 40.0;
+use super::bucket::{Bucket, Buckets, Rate};
 
-/// Calls that a node may make in the long run. A poll that waited costs nothing.
-const CALLS_PER_SECOND: f64 = 20.0 / 60.0;
+/// Calls of a node. A poll that waited costs nothing.
+const CALLS: Rate = Rate { burst: 40.0, per_second: 20.0 / 60.0 };
 
-/// Requests for pull secrets that a node may make at once: one for each repository of its pods, which may all start at one time.
-const CREDENTIALS_BURST: f64 = 150.0;
+/// Requests for pull secrets of a node: one for each repository of its pods, which may all start at one time.
+const CREDENTIALS: Rate = Rate { burst: 150.0, per_second: 2.0 };
 
-/// Requests for pull secrets that a node may make in the long run.
-const CREDENTIALS_PER_SECOND: f64 = 2.0;
+/// Those of them that are for one namespace: its pods choose the repositories, and may not use up what other namespaces need.
+const CREDENTIALS_OF_NAMESPACE: Rate = Rate { burst: 40.0, per_second: 0.5 };
+
+/// Namespaces of a node whose requests are counted: far more than can have anything missing at one time, for each costs the node a request.
+const NAMESPACES_MAX: usize = 1000;
 
 /// A poll that was held for so long did wait.
 const HELD: Duration = Duration::from_secs(1);
@@ -47,6 +49,12 @@ pub(super) struct TooOften {
     pub(super) retry_after: Duration,
 }
 
+impl TooOften {
+    fn until(retry_after: Duration) -> Self {
+        Self { retry_after }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Limits {
     /// Held for an update, never across an await.
@@ -63,8 +71,9 @@ struct Inner {
 
 #[derive(Debug)]
 struct NodeUse {
-    calls: f64,
-    credentials: f64,
+    calls: Bucket,
+    credentials: Bucket,
+    namespaces: Buckets,
     seen_at: Instant,
     reported_at: Option<Instant>,
     polls: [usize; 2],
@@ -80,22 +89,24 @@ impl Limits {
     pub(super) fn call(&self, node: &Arc<str>) -> Result<(), TooOften> {
         let mut inner = self.inner();
         let node = inner.node(node);
-        if node.calls >= 1.0 {
-            node.calls -= 1.0;
-            return Ok(());
-        }
-        Err(TooOften { retry_after: Duration::from_secs_f64((1.0 - node.calls) / CALLS_PER_SECOND) })
+        node.calls.take(CALLS, node.seen_at).map_err(TooOften::until)
     }
 
     /// A request for pull secrets, which is no other call.
     pub(super) fn credentials(&self, node: &Arc<str>) -> Result<(), TooOften> {
         let mut inner = self.inner();
         let node = inner.node(node);
-        if node.credentials >= 1.0 {
-            node.credentials -= 1.0;
-            return Ok(());
-        }
-        Err(TooOften { retry_after: Duration::from_secs_f64((1.0 - node.credentials) / CREDENTIALS_PER_SECOND) })
+        node.credentials.take(CREDENTIALS, node.seen_at).map_err(TooOften::until)
+    }
+
+    /// The namespace of a request that [`Limits::credentials`] let pass. One that asks too often takes nothing from its node.
+    pub(super) fn credentials_of(&self, node: &Arc<str>, namespace: &str) -> Result<(), TooOften> {
+        let mut inner = self.inner();
+        let node = inner.node(node);
+        node.namespaces.take(namespace, CREDENTIALS_OF_NAMESPACE, NAMESPACES_MAX, node.seen_at).map_err(|retry_after| {
+            node.credentials.give_back(CREDENTIALS);
+            TooOften::until(retry_after)
+        })
     }
 
     /// A report.
@@ -130,18 +141,22 @@ impl Limits {
 }
 
 impl Inner {
-    /// The node's account, up to date.
+    /// What the node has used, seen now.
     fn node(&mut self, node: &Arc<str>) -> &mut NodeUse {
         let now = Instant::now();
         if now > self.forgotten_at + FORGET_AFTER {
             self.forgotten_at = now;
             self.nodes.retain(|_, node| node.polls != [0, 0] || now < node.seen_at + FORGET_AFTER);
         }
-        let new = || NodeUse { calls: CALLS_BURST, credentials: CREDENTIALS_BURST, seen_at: now, reported_at: None, polls: [0, 0] };
+        let new = || NodeUse {
+            calls: Bucket::full(CALLS, now),
+            credentials: Bucket::full(CREDENTIALS, now),
+            namespaces: Buckets::default(),
+            seen_at: now,
+            reported_at: None,
+            polls: [0, 0],
+        };
         let node = self.nodes.entry(Arc::clone(node)).or_insert_with(new);
-        let passed = (now - node.seen_at).as_secs_f64();
-        node.calls = (node.calls + passed * CALLS_PER_SECOND).min(CALLS_BURST);
-        node.credentials = (node.credentials + passed * CREDENTIALS_PER_SECOND).min(CREDENTIALS_BURST);
         node.seen_at = now;
         node
     }
@@ -162,7 +177,7 @@ impl Drop for Poll {
         let node = inner.node(&self.node);
         node.polls[self.topic as usize] -= 1;
         if node.seen_at >= self.since + HELD {
-            node.calls = (node.calls + 1.0).min(CALLS_BURST);
+            node.calls.give_back(CALLS);
         }
         inner.polls -= 1;
         self.limits.polls.dec();
@@ -197,6 +212,32 @@ mod tests {
         limits.call(&node).expect("other calls must go on");
         tokio::time::advance(Duration::from_secs(10)).await;
         assert_eq!((0..1000).filter(|_| limits.credentials(&node).is_ok()).count(), 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_that_asks_too_often_takes_nothing_from_its_node() {
+        let (limits, node) = mk();
+        let ask = |namespace: &str| limits.credentials(&node).and_then(|()| limits.credentials_of(&node, namespace));
+        assert_eq!((0..1000).filter(|_| ask("greedy").is_ok()).count(), 40);
+        let TooOften { retry_after } = ask("greedy").unwrap_err();
+        assert_eq!(retry_after, Duration::from_secs(2));
+        let others = (0..1000).filter(|nth| ask(&format!("other-{}", nth / 30)).is_ok()).count();
+        assert_eq!(others, 110, "what the node has besides is for the others");
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert_eq!((0..1000).filter(|_| ask("greedy").is_ok()).count(), 10);
+        assert_eq!((0..1000).filter(|_| ask("last").is_ok()).count(), 30);
+        limits.credentials_of(&Arc::from("node2"), "greedy").expect("another node must have its own account for it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_namespaces_of_a_node_that_are_counted_have_a_bound() {
+        let (limits, node) = mk();
+        for nth in 0..5000 {
+            limits.credentials(&node).unwrap();
+            limits.credentials_of(&node, &format!("made-up-{nth}")).unwrap();
+            tokio::time::advance(Duration::from_millis(500)).await;
+        }
+        assert!(limits.inner().node(&node).namespaces.len() <= NAMESPACES_MAX);
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@
 //! by its token (`tokens` remembers what `review` was told by the API server) → `limits` → `poll` waits for news, `report` takes some, or
 //! `credentials` gives pull secrets.
 
+mod bucket;
 mod credentials;
 mod forward;
 mod limits;

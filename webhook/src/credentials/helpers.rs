@@ -41,6 +41,8 @@ pub(super) struct Identities {
     pub(super) problems: Vec<String>,
     /// One of them has not answered yet.
     pub(super) is_late: bool,
+    /// One of them failed or has not answered yet: it may know a login all the same.
+    pub(super) incomplete: bool,
 }
 
 impl Clouds {
@@ -60,9 +62,12 @@ impl Clouds {
                 Some(Ok(login)) => {
                     given.credentials.extend(login.map(|login| Given { from: format!("credential helper {program}"), login }));
                 }
-                Some(Err(detail)) => given.problems.push(format!("{program}: {detail}")),
+                Some(Err(detail)) => {
+                    given.incomplete = true;
+                    given.problems.push(format!("{program}: {detail}"));
+                }
                 None => {
-                    given.is_late = true;
+                    (given.is_late, given.incomplete) = (true, true);
                     given.problems.push(format!("{program}: it has not answered within {} s yet", WAIT_MAX.as_secs()));
                 }
             }

@@ -61,6 +61,24 @@ struct Gathered {
     credentials: Vec<(Precision, Given)>,
     tried: Vec<String>,
     problems: Vec<String>,
+    /// We may not read something that may hold a login. What is missing, malformed or beyond a bound does not count: a namespace could keep
+    /// a right by it that it has lost.
+    incomplete: bool,
+}
+
+/// What one Secret holds for the repository.
+#[derive(Debug)]
+struct Held {
+    credentials: Vec<(Precision, Given)>,
+    problems: Vec<String>,
+}
+
+/// Why something that a namespace names is of no use.
+#[derive(Debug)]
+struct Problem {
+    line: String,
+    /// It says nothing of the namespace: the right to read is ours.
+    is_ours: bool,
 }
 
 impl Looker {
@@ -103,50 +121,74 @@ impl Looker {
         for answer in in_order(service_accounts.iter().map(|name| self.service_account(wanted, name)).collect()).await {
             match answer? {
                 Ok(names) => add(&mut secrets, names),
-                Err(problem) => gathered.problems.push(problem),
+                Err(problem) => gathered.note(problem),
             }
         }
         bound("Secrets", &mut secrets, SECRETS_MAX, &mut gathered.problems);
         for answer in in_order(secrets.iter().map(|name| self.secret(wanted, name)).collect()).await {
-            let Gathered { credentials, problems, .. } = answer?;
-            gathered.credentials.extend(credentials);
-            gathered.problems.extend(problems);
+            match answer? {
+                Ok(Held { credentials, problems }) => {
+                    gathered.credentials.extend(credentials);
+                    gathered.problems.extend(problems);
+                }
+                Err(problem) => gathered.note(problem),
+            }
         }
         gathered.tried = secrets.iter().map(|name| shortened(name)).collect();
         Ok(gathered)
     }
 
     /// The Secrets that a service account names, or why that is not known.
-    async fn service_account(&self, wanted: &Wanted, name: &str) -> Result<Result<Vec<String>, String>, ClusterError> {
-        let problem = |what: &str| Ok(Err(format!("service account {}: {what}", shortened(name))));
+    async fn service_account(&self, wanted: &Wanted, name: &str) -> Result<Result<Vec<String>, Problem>, ClusterError> {
+        let of = format!("service account {}", shortened(name));
         if name.parse::<Name>().is_err() {
-            return problem("this is no name of one");
+            return Ok(Err(Problem::no_name(&of)));
         }
-        match self.cluster.service_account(&wanted.namespace, name).await? {
-            Seen::Object(names) => Ok(Ok(names)),
-            Seen::Missing => problem("it does not exist"),
-            Seen::Denied => problem("kube-image-keeper may not read it"),
-        }
+        Ok(match self.cluster.service_account(&wanted.namespace, name).await? {
+            Seen::Object(names) => Ok(names),
+            Seen::Missing => Err(Problem::missing(&of)),
+            Seen::Denied => Err(Problem::denied(&of)),
+        })
     }
 
-    /// What one Secret holds.
-    async fn secret(&self, wanted: &Wanted, name: &str) -> Result<Gathered, ClusterError> {
+    /// What one Secret holds, or why that is not known.
+    async fn secret(&self, wanted: &Wanted, name: &str) -> Result<Result<Held, Problem>, ClusterError> {
         let from = format!("Secret {}", shortened(name));
-        let problem = |what: &str| Ok(Gathered { problems: vec![format!("{from}: {what}")], ..Gathered::default() });
         // Kubernetes takes any text in a pod; in a path it could be another namespace's.
         if name.parse::<Name>().is_err() {
-            return problem("this is no name of one");
+            return Ok(Err(Problem::no_name(&from)));
         }
-        match self.cluster.secret(&wanted.namespace, name).await? {
-            Seen::Missing => problem("it does not exist"),
-            Seen::Denied => problem("kube-image-keeper may not read it"),
+        Ok(match self.cluster.secret(&wanted.namespace, name).await? {
+            Seen::Missing => Err(Problem::missing(&from)),
+            Seen::Denied => Err(Problem::denied(&from)),
             Seen::Object(secret) => {
                 let read = secret.logins(&wanted.repository);
                 let given = |(precision, login)| (precision, Given { from: from.clone(), login });
                 let problems = read.problems.iter().map(|what| format!("{from}: {what}")).collect();
-                Ok(Gathered { credentials: read.logins.into_iter().map(given).collect(), problems, tried: Vec::new() })
+                Ok(Held { credentials: read.logins.into_iter().map(given).collect(), problems })
             }
-        }
+        })
+    }
+}
+
+impl Gathered {
+    fn note(&mut self, Problem { line, is_ours }: Problem) {
+        self.problems.push(line);
+        self.incomplete |= is_ours;
+    }
+}
+
+impl Problem {
+    fn no_name(of: &str) -> Self {
+        Self { line: format!("{of}: this is no name of one"), is_ours: false }
+    }
+
+    fn missing(of: &str) -> Self {
+        Self { line: format!("{of}: it does not exist"), is_ours: false }
+    }
+
+    fn denied(of: &str) -> Self {
+        Self { line: format!("{of}: kube-image-keeper may not read it"), is_ours: true }
     }
 }
 
@@ -157,7 +199,7 @@ async fn in_order<T>(questions: Vec<impl Future<Output = T>>) -> Vec<T> {
 
 /// The answer: of all Secrets together the most precise entries first, then what helpers gave, each login once.
 fn found(gathered: Gathered, identities: Identities) -> Found {
-    let Gathered { credentials: mut ranked, tried, mut problems } = gathered;
+    let Gathered { credentials: mut ranked, tried, mut problems, incomplete } = gathered;
     ranked.sort_by_key(|(precision, _)| Reverse(*precision));
     let room = CREDENTIALS_MAX - identities.credentials.len().min(CREDENTIALS_MAX);
     let mut credentials: Vec<Given> = Vec::new();
@@ -171,9 +213,10 @@ fn found(gathered: Gathered, identities: Identities) -> Found {
     }
     problems.extend(identities.problems);
     problems.truncate(PROBLEMS_MAX);
-    let answer = CredentialsAnswer { credentials, tried, problems };
+    let incomplete = incomplete || identities.incomplete;
+    let answer = CredentialsAnswer { credentials, tried, problems, incomplete };
     let json = Bytes::from_owner(answer.to_json());
-    let CredentialsAnswer { credentials, tried, problems } = answer;
+    let CredentialsAnswer { credentials, tried, problems, incomplete: _ } = answer;
     Found { json, credentials: credentials.len(), tried, problems }
 }
 

@@ -87,7 +87,7 @@ async fn an_api_server_that_fails_is_a_reason_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_asks_without_end_is_told_to_wait_and_can_still_report() {
+async fn a_namespace_and_a_node_that_ask_without_end_are_told_to_wait_and_the_node_can_still_report() {
     let scene = Scene::leading();
     inhabit(&scene);
     let mut refused = None;
@@ -98,7 +98,15 @@ async fn a_node_that_asks_without_end_is_told_to_wait_and_can_still_report() {
             break;
         }
     }
-    refused.expect("one of the calls must be refused").refused(429, "asks for pull secrets too often").later();
+    refused.expect("one of the calls must be refused").refused(429, "this namespace asks for pull secrets on this node too often").later();
+    // Its refusals took nothing from the node, which may ask in the name of others.
+    for _ in 0..100 {
+        send(&scene, question("team", "registry.test/app")).await.refused(429, "this namespace");
+    }
+    for _ in 0..110 {
+        send(&scene, "").await.refused(400, "not a request for pull secrets");
+    }
+    send(&scene, "").await.refused(429, "this node asks for pull secrets too often").later();
     assert_eq!(scene.report("one", &crate::support::scene::full(1, &[])).await.status.as_u16(), 200);
 }
 

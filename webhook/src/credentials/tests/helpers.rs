@@ -31,6 +31,7 @@ async fn a_helper_says_who_we_are_and_is_remembered() {
     assert_eq!(scripts.runs("docker-credential-cloud"), 2);
     let none = ask(&desk, "a.cloud.test/app").await.unwrap();
     assert_eq!((shown(&none).len(), none.problems.len(), scripts.runs("docker-credential-none")), (0, 0, 1));
+    assert!(!none.incomplete, "a helper that knows no login has been asked");
     assert_eq!(shown(&ask(&desk, "a.b/app").await.unwrap()).len(), 0, "a helper is asked for its own registries alone");
     let runs = |result| desk.metrics.helper_runs.get_or_create(&ResultLabels { result }).get();
     assert_eq!((runs("answered"), runs("none"), runs("failed")), (2, 1, 0));
@@ -52,6 +53,7 @@ async fn a_helper_that_fails_or_hangs_holds_up_nothing_else() {
     assert!(answer.problems[1].starts_with("absent: it cannot be started: "), "{:?}", answer.problems);
     let runs = |result| desk.metrics.helper_runs.get_or_create(&ResultLabels { result }).get();
     assert_eq!(runs("failed"), 2);
+    assert!(answer.incomplete);
 
     let hanging = async {
         while scripts.runs("hangs") == 0 {
@@ -63,6 +65,7 @@ async fn a_helper_that_fails_or_hangs_holds_up_nothing_else() {
     let answer = answer.unwrap();
     assert_eq!(shown(&answer), ["Secret one: one:hunter2"]);
     assert_eq!(answer.problems, ["hangs: it has not answered within 3 s yet"]);
+    assert!(answer.incomplete);
 }
 
 #[tokio::test]

@@ -76,7 +76,30 @@ async fn what_cannot_be_used_is_told_and_leaves_the_rest() {
             "Secret hidden: kube-image-keeper may not read it",
         ]
     );
+    assert!(answer.incomplete, "two of them may hold a login, and we may not read them");
     assert_eq!(world.asked("other"), 0, "no other namespace's Secret is ever asked for");
+}
+
+#[tokio::test]
+async fn only_what_we_may_not_read_leaves_an_answer_incomplete() {
+    let incomplete = async |name: &str, account: u16, secret: u16| {
+        let world = World::default().pod("default", &[name]);
+        let world = if account == 200 { world } else { world.put("serviceaccounts/default", account, Value::Null) };
+        let world = if secret == 200 { world.logins("one", &["a.b"]) } else { world.put("secrets/one", secret, Value::Null) };
+        world.ask("a.b/app").await.unwrap().incomplete
+    };
+    assert!(incomplete("one", 200, 403).await);
+    assert!(incomplete("one", 403, 200).await, "it may name further Secrets");
+    assert!(!incomplete("one", 200, 200).await);
+    // By these a namespace could keep a right that it has lost.
+    assert!(!incomplete("one", 404, 404).await);
+    assert!(!incomplete("../one", 200, 200).await);
+    let many: Vec<String> = (0..60).map(|nth| format!("s{nth}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let world = World::default().pod("default", &[&["broken", "opaque"], &many[..]].concat());
+    let world = world.secret("broken", "dockerconfigjson", "{").put("secrets/opaque", 200, json!({ "type": "Opaque" }));
+    let answer = world.ask("a.b/app").await.unwrap();
+    assert!(answer.problems.len() > 3 && !answer.incomplete, "{answer:?}");
 }
 
 #[tokio::test]

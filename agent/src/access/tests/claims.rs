@@ -1,0 +1,156 @@
+//! A manifest that names what came for another.
+
+use super::*;
+
+/// A registry of somebody who knows the digest of another's layer: it says that it has it, and what it sends is `sent`.
+async fn liar(sent: impl Fn() -> Reply + Send + Sync + 'static) -> Server {
+    Server::http(move |seen| {
+        let body = manifest();
+        if seen.path.contains("/blobs/") {
+            return if seen.method == http::Method::HEAD { Reply::status(200).header("content-length", "7") } else { sent() };
+        }
+        let digest = digest(&body).to_string();
+        Reply::ok(body).header("content-type", MANIFEST).header("docker-content-digest", &digest)
+    })
+    .await
+}
+
+/// A cache and rights over what the scene has stored, with a registry more.
+async fn beside(scene: &Scene, evil: &Server) -> (Cache, Access) {
+    let mut config = Config { upstream: mk_plain(&scene.server), auth: scene.auth.clone(), ..Config::default() };
+    config.upstream.registries.extend(mk_plain(evil).registries);
+    config.upstream.stall_timeout = Duration::from_secs(30);
+    let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+    let upstream = Upstream::new(config.upstream.clone(), Arc::new(())).unwrap();
+    let cache = Cache::new(&config, scene.store.clone(), upstream, Arc::clone(&metrics), &scene.tasks);
+    scene.access.flush(&scene.store).await;
+    let access = Access::new(scene.auth.clone(), &scene.store, &cache, &metrics).await;
+    access.join(Arc::clone(&scene.purse) as _);
+    access.set_keys(&[scene.signer.key().clone()]);
+    (cache, access)
+}
+
+fn one() -> Target {
+    Target::Tag("1".parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_manifest_elsewhere_that_names_a_private_layer_opens_nothing() {
+    let scene = Scene::new(401, HOUR).await;
+    scene.pull(Some("team")).await.unwrap();
+    let evil = liar(|| Reply::status(404).header("content-length", "0")).await;
+    let (cache, access) = beside(&scene, &evil).await;
+    let theirs = repo(&evil.registry, "open");
+    let by = access.admit(None, &theirs, &tag("1")).await.unwrap();
+    cache.manifest(&by, &theirs, &one()).await.unwrap();
+    assert!(cache.blob(&by, &theirs, &digest(LAYER)).await.is_err(), "the layer came for another");
+}
+
+#[tokio::test]
+async fn another_repository_of_the_registry_has_it_if_the_registry_says_so_and_that_is_remembered() {
+    let scene = Scene::new(401, HOUR).await;
+    scene.pull(Some("team")).await.unwrap();
+    let evil = liar(Reply::never).await;
+    let (cache, access) = beside(&scene, &evil).await;
+    access.inner.rights.disprove(&scene.app, "team");
+    let sibling = repo(&scene.server.registry, "sibling");
+    let by = namespace("team");
+    cache.manifest(&by, &sibling, &one()).await.unwrap();
+    scene.set_door(404);
+    assert!(cache.blob(&by, &sibling, &digest(LAYER)).await.is_err(), "the registry does not have it there");
+    scene.set_door(401);
+    let asked = scene.server.count();
+    cache.blob(&by, &sibling, &digest(LAYER)).await.unwrap();
+    assert_eq!(scene.server.count() - asked, 1, "a HEAD: {:?}", &scene.server.seen()[asked..]);
+    cache.blob(&by, &sibling, &digest(LAYER)).await.unwrap();
+    assert_eq!(scene.server.count() - asked, 1);
+}
+
+#[tokio::test]
+async fn a_registry_that_holds_a_layer_back_gets_none_and_holds_nobody_up() {
+    let scene = Scene::new(401, HOUR).await;
+    let evil = liar(Reply::never).await;
+    let (cache, access) = beside(&scene, &evil).await;
+    let theirs = repo(&evil.registry, "open");
+    let by = access.admit(None, &theirs, &tag("1")).await.unwrap();
+    cache.manifest(&by, &theirs, &one()).await.unwrap();
+    let waiting = tokio::spawn({
+        let (cache, by, theirs) = (cache.clone(), by.clone(), theirs.clone());
+        async move { cache.blob(&by, &theirs, &digest(LAYER)).await.map(drop) }
+    });
+    while !evil.seen().iter().any(|seen| seen.path.contains("/blobs/")) {
+        tokio::task::yield_now().await;
+    }
+    // The private layer comes meanwhile, and does not wait for the other's.
+    let team = access.admit(Some(&scene.token("team")), &scene.app, &tag("1")).await.unwrap();
+    cache.manifest(&team, &scene.app, &one()).await.unwrap();
+    let blob = tokio::time::timeout(Duration::from_secs(20), cache.blob(&team, &scene.app, &digest(LAYER))).await;
+    drop(blob.expect("another registry must not hold it up").unwrap());
+    while scene.store.blob_record(&digest(LAYER)).is_none() {
+        tokio::task::yield_now().await;
+    }
+    let link = scene.store.link(&theirs, &digest(LAYER)).unwrap();
+    assert!(link.claimed, "what only waits has brought nothing");
+    assert_eq!(cache.claim(&by, &theirs, &digest(LAYER), Some(&link)).await, crate::cache::Claim::Anothers);
+    assert!(!waiting.is_finished());
+    waiting.abort();
+}
+
+#[tokio::test]
+async fn what_a_registry_has_sent_is_known_to_be_its_own() {
+    let scene = Scene::new(401, HOUR).await;
+    scene.pull(Some("team")).await.unwrap();
+    let honest = liar(|| Reply::ok(LAYER)).await;
+    let (cache, access) = beside(&scene, &honest).await;
+    let theirs = repo(&honest.registry, "open");
+    let by = access.admit(None, &theirs, &tag("1")).await.unwrap();
+    cache.manifest(&by, &theirs, &one()).await.unwrap();
+    let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+    let content = cache.blob(&by, &theirs, &digest(LAYER)).await.unwrap().content;
+    let sent: Vec<_> = futures_util::TryStreamExt::try_collect(content.stream(None, metrics)).await.unwrap();
+    assert_eq!(sent.concat(), LAYER);
+    let asked = honest.count();
+    cache.blob(&by, &theirs, &digest(LAYER)).await.unwrap();
+    assert_eq!(honest.count(), asked, "it is here");
+}
+
+#[tokio::test]
+async fn an_image_that_was_fetched_ahead_is_its_registrys_own_layer_by_layer() {
+    let scene = Scene::new(401, HOUR).await;
+    scene.pull(Some("team")).await.unwrap();
+    let honest = liar(|| Reply::ok(LAYER)).await;
+    let (cache, _) = beside(&scene, &honest).await;
+    let image = format!("{}:1", repo(&honest.registry, "open")).parse().unwrap();
+    cache.fetch(&image, &crate::cache::Platforms::All).await.unwrap();
+    let link = scene.store.link(&repo(&honest.registry, "open"), &digest(LAYER)).unwrap();
+    assert!(!link.claimed, "{link:?}");
+}
+
+#[tokio::test]
+async fn after_the_index_was_lost_what_came_from_one_of_two_goes_to_who_may_have_it_from_both() {
+    let scene = Scene::new(401, HOUR).await;
+    scene.pull(Some("team")).await.unwrap();
+    let evil = liar(|| Reply::status(404).header("content-length", "0")).await;
+    let (cache, access) = beside(&scene, &evil).await;
+    let theirs = repo(&evil.registry, "open");
+    let by = access.admit(None, &theirs, &tag("1")).await.unwrap();
+    cache.manifest(&by, &theirs, &one()).await.unwrap();
+    scene.tasks.close();
+    scene.tasks.wait().await;
+    access.flush(&scene.store).await;
+    drop((cache, access));
+    let Scene { dir, store, server, door, purse, signer, cache, access, app, auth, .. } = scene;
+    drop((store, cache, access));
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    store.settle().await.unwrap();
+    let tasks = TaskTracker::new();
+    let (cache, access) = open(&server, &store, &auth, &purse, &signer, &tasks).await;
+    let scene = Scene { dir, store, server, door, purse, signer, cache, access, app, tasks, auth };
+    let (cache, access) = beside(&scene, &evil).await;
+    assert_eq!(access.admit(None, &theirs, &tag("1")).await.unwrap(), by);
+    assert!(cache.blob(&by, &theirs, &digest(LAYER)).await.is_err(), "it may have come for the other");
+    let asked = scene.server.count();
+    cache.blob(&namespace("team"), &scene.app, &digest(LAYER)).await.unwrap();
+    assert_eq!(scene.server.count(), asked, "the team may have it from either");
+}

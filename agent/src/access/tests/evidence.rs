@@ -1,0 +1,120 @@
+//! What counts as a right, and what does not: between a clear yes and a clear no.
+
+use super::*;
+
+#[tokio::test]
+async fn what_could_not_all_be_shown_was_not_refused() {
+    let scene = Scene::new(401, Duration::ZERO).await;
+    scene.pull(Some("team")).await.unwrap();
+    scene.purse.secrets.lock().unwrap().insert("team".to_owned(), vec![]);
+    scene.purse.incomplete.store(true, Ordering::SeqCst);
+    let scene = scene.restarted().await;
+    assert_eq!(scene.admit(Some("team"), &tag("1")).await.unwrap(), namespace("team"), "the last proof must count");
+    let refusal = scene.admit(Some("bare"), &tag("1")).await.unwrap_err();
+    assert!(
+        matches!(refusal, Refusal::Denied { reason: "no_credentials", .. }) && refusal.to_string().contains("helper failed"),
+        "{refusal}"
+    );
+    scene.purse.incomplete.store(false, Ordering::SeqCst);
+    let scene = scene.restarted().await;
+    assert!(matches!(scene.admit(Some("team"), &tag("1")).await, Err(Refusal::Denied { reason: "no_secret", .. })), "that is a refusal");
+}
+
+#[tokio::test]
+async fn less_than_a_manifest_is_given_and_proves_nothing() {
+    let scene = Scene::new(0, HOUR).await;
+    for asked in [Asked::List, Asked::Blob(digest(LAYER)), tag("none")] {
+        assert_eq!(scene.admit(None, &asked).await.unwrap(), Requester::Nobody, "{asked:?}");
+    }
+    assert_eq!(scene.access.inner.rights.openness(&scene.app), rights::Openness::Unknown);
+    scene.set_door(401);
+    for asked in [Asked::List, Asked::Blob(digest(LAYER)), tag("none")] {
+        assert_eq!(scene.admit(Some("team"), &asked).await.unwrap(), namespace("team"), "{asked:?}");
+    }
+    assert!(scene.access.proven(&scene.app).is_empty());
+}
+
+/// A registry behind a token service that gives those who show nothing no manifest, for there were too many; and their list of tags with `list`
+/// as its status.
+async fn limited(list: u16) -> Server {
+    Server::http(move |seen| {
+        let is_own = seen.authorization() == basic("agent", "its own");
+        if seen.path.starts_with("/token") {
+            return Reply::ok(format!("{{\"token\":\"{}\"}}", if is_own { "agents" } else { "anybodys" }));
+        }
+        let empty = |status: u16| Reply::status(status).header("content-length", "0");
+        match (seen.authorization(), seen.path.ends_with("/tags/list")) {
+            ("Bearer anybodys", false) => empty(429).header("retry-after", "600"),
+            ("Bearer anybodys", true) if list == 200 => Reply::ok("{\"name\":\"app\",\"tags\":[]}"),
+            ("Bearer agents", false) => {
+                let body = manifest();
+                let digest = digest(&body).to_string();
+                Reply::ok(body).header("content-type", MANIFEST).header("docker-content-digest", &digest)
+            }
+            _ => empty(401).header("www-authenticate", &format!("Bearer realm=\"http://{}/token\"", seen.header("host"))),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_limit_for_those_who_show_nothing_is_what_the_agents_own_credentials_are_for() {
+    for (list, is_open) in [(200, true), (401, false)] {
+        let scene = Scene::new(401, HOUR).await;
+        let server = limited(list).await;
+        let login = json!({ "auths": { server.host(): { "auth": STANDARD.encode("agent:its own") } } });
+        let file = scene.dir.path().join("auth.json");
+        std::fs::write(&file, login.to_string()).unwrap();
+        let mut config = Config { upstream: mk_plain(&server), auth: scene.auth.clone(), ..Config::default() };
+        config.upstream.auth_file = Some(file);
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        let upstream = Upstream::new(config.upstream.clone(), Arc::new(())).unwrap();
+        let cache = Cache::new(&config, scene.store.clone(), upstream, Arc::clone(&metrics), &scene.tasks);
+        let access = Access::new(scene.auth.clone(), &scene.store, &cache, &metrics).await;
+        let app = repo(&server.registry, "app");
+        let admitted = access.admit(None, &app, &tag("1")).await;
+        if !is_open {
+            assert!(matches!(admitted, Err(Refusal::Unauthorized { .. })), "{admitted:?}");
+            continue;
+        }
+        let by = admitted.unwrap();
+        cache.manifest(&by, &app, &Target::Tag("1".parse().unwrap())).await.expect("its own credentials must have fetched it");
+        let asked = server.count();
+        assert_eq!(access.admit(None, &app, &Asked::Blob(digest(LAYER))).await.unwrap(), Requester::Anyone);
+        assert_eq!(server.count(), asked, "it is remembered: {:?}", &server.seen()[asked..]);
+        assert_eq!(access.inner.rights.openness(&app), rights::Openness::Unknown, "and not for long");
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_is_away_is_waited_for_once_and_not_by_each_request() {
+    let scene = Scene::new(401, Duration::ZERO).await;
+    let hangs = Server::http(|_| Reply::never()).await;
+    let mut config = Config { upstream: mk_plain(&hangs), auth: scene.auth.clone(), ..Config::default() };
+    config.tags.revalidate_timeout = Duration::from_millis(200);
+    let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+    let upstream = Upstream::new(config.upstream.clone(), Arc::new(())).unwrap();
+    let cache = Cache::new(&config, scene.store.clone(), upstream, Arc::clone(&metrics), &scene.tasks);
+    let access = Access::new(scene.auth.clone(), &scene.store, &cache, &metrics).await;
+    access.set_keys(&[scene.signer.key().clone()]);
+    let token = scene.token("team");
+    for name in ["one", "two", "three"] {
+        let app = repo(&hangs.registry, name);
+        access.inner.rights.prove(&app, "team", now_seconds() - 10);
+        assert_eq!(access.admit(Some(&token), &app, &tag("1")).await.unwrap(), namespace("team"), "{name}");
+    }
+    assert_eq!(hangs.count(), 1, "{:?}", hangs.seen());
+}
+
+#[tokio::test]
+async fn a_public_image_that_was_fetched_ahead_starts_with_its_registry_away() {
+    let scene = Scene::new(0, HOUR).await;
+    let image = format!("{}:1", scene.app).parse().unwrap();
+    scene.cache.fetch(&image, &crate::cache::Platforms::All).await.unwrap();
+    scene.access.learn(&image).await;
+    scene.set_door(503);
+    let by = scene.admit(None, &tag("1")).await.unwrap();
+    scene.cache.manifest(&by, &scene.app, &Target::Tag("1".parse().unwrap())).await.unwrap();
+    let by = scene.admit(None, &Asked::Blob(digest(LAYER))).await.unwrap();
+    scene.cache.blob(&by, &scene.app, &digest(LAYER)).await.unwrap();
+}
