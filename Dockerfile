@@ -6,9 +6,10 @@
 #
 # It needs BuildKit, for the cache mounts. The agent listens on loopback unless KUIK_LISTEN says otherwise, hence the host's network.
 #
-# Checked outside an engine: the cargo steps below in this order, from the files that .dockerignore lets through, with the same
-# RUSTFLAGS and target; and that a static program of this libc resolves names by DNS and /etc/hosts in a root with nothing in it. The last
-# two stages are what scripts/build-images packs and the cluster tests run. Not checked: the whole build in an engine.
+# Checked: both targets built by Docker 20.10 with BuildKit, and the agent run as above, with a named volume and with a host's directory
+# under --user. The base was bookworm with Rust 1.95 laid out as in the official image, not that image. Checked outside an engine: that a
+# static program of this libc resolves names by DNS and /etc/hosts in a root with nothing in it. The last two stages are what
+# scripts/build-images packs and the cluster tests run. Not checked: a whole build by buildah or podman, or for another architecture.
 
 ARG RUST_IMAGE=rust:1.95-bookworm
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::rights::Openness;
-use super::{Access, Refusal};
+use super::{Access, NoSecrets, Refusal};
 use crate::cache::{Asked, CacheError, Leave};
 use crate::config::OnUpstreamDown;
 use crate::oci::Repository;
@@ -17,17 +17,16 @@ use crate::upstream::UpstreamError;
 /// A repository that was not open is asked about again after this, in seconds.
 const PRIVATE_SECONDS: u64 = 600;
 
-/// With a registry that is away, what is known is not asked for again for so long: each request would wait for it.
+/// With its registry away, what is known of a repository is not asked for again for so long: each request of a pull would wait for it.
 pub(super) const AWAY_FOR: Duration = Duration::from_secs(10);
-
-/// A repository that could only be seen to be open, because upstream limits pulls, is asked about again after this.
-pub(super) const SEEMS_FOR: Duration = Duration::from_secs(600);
 
 /// What upstream says of a right.
 enum Said {
     Granted(Leave),
     /// It refused, in these words.
     Refused(String),
+    /// It refused, and not everything was shown that there is.
+    NotShown(String),
     /// It does not have it, or hides it.
     Absent(CacheError),
     /// It could not be asked.
@@ -38,13 +37,20 @@ impl Said {
     fn of(outcome: Result<Leave, CacheError>) -> Self {
         match outcome {
             Ok(leave) => Self::Granted(leave),
-            Err(CacheError::Upstream(error @ (UpstreamError::Denied { .. } | UpstreamError::Credentials { .. }))) => {
-                Self::Refused(error.to_string())
-            }
+            Err(CacheError::Upstream(error @ UpstreamError::Denied { .. })) => Self::Refused(error.to_string()),
+            Err(CacheError::Upstream(error @ UpstreamError::Credentials { .. })) => Self::NotShown(error.to_string()),
             Err(error) if error.is_not_found() => Self::Absent(error),
             Err(error) => Self::Away(error),
         }
     }
+}
+
+/// As whom something is given to everybody.
+#[derive(Debug)]
+pub(super) enum Everybody {
+    Now(Requester),
+    /// The repository was open when it came, and is not any more.
+    Once(Requester),
 }
 
 /// How far a repository is open, as upstream says at the moment.
@@ -53,21 +59,20 @@ enum Found {
     Known(Openness),
     /// It gave this one thing, which says nothing of others.
     ThisOnce,
-    /// It limits pulls by those who show nothing, and gives them the list of tags.
-    Seems,
 }
 
 impl Access {
     /// As whom everybody may have it, if everybody may.
-    pub(super) async fn as_everybody(&self, repository: &Repository, asked: &Asked) -> Option<Requester> {
+    pub(super) async fn as_everybody(&self, repository: &Repository, asked: &Asked) -> Option<Everybody> {
         let known = self.inner.rights.openness(repository);
         let found = if self.is_lately_known(known) { Found::Known(known) } else { self.ask_openness(known, repository, asked).await };
         match found {
-            Found::Known(Openness::Open { .. }) | Found::Seems => Some(Requester::Anyone),
-            Found::ThisOnce => Some(self.as_nobody()),
+            Found::Known(Openness::Open { .. }) => Some(Everybody::Now(Requester::Anyone)),
+            Found::ThisOnce => Some(Everybody::Now(self.as_nobody())),
             // Not with the agent's own credentials: what they would fetch came after it was closed.
             Found::Known(Openness::Closed { since, .. }) => {
-                self.inner.cache.was_got_until(repository, asked, since).await.then_some(Requester::Nobody)
+                let was_got = self.inner.cache.was_got_until(repository, asked, since).await;
+                was_got.then_some(Everybody::Once(Requester::Nobody))
             }
             Found::Known(Openness::Private { .. } | Openness::Unknown) => None,
         }
@@ -93,14 +98,16 @@ impl Access {
             self.ask_again(&self.as_nobody(), repository, asked).await
         };
         let now_known = match said {
-            // Once it was seen to be open, less than a manifest will do.
+            Said::Granted(Leave::Manifest) => known.after(true, now_seconds()),
             Said::Granted(Leave::Other) if !matches!(known, Openness::Open { .. }) => return Found::ThisOnce,
-            Said::Granted(_) => known.after(true, now_seconds()),
             Said::Refused(_) | Said::Absent(_) => known.after(false, now_seconds()),
-            Said::Away(CacheError::Upstream(UpstreamError::TooManyRequests { .. })) if known == Openness::Unknown => {
-                return if self.seems_open(repository).await { Found::Seems } else { Found::Known(known) };
+            Said::Away(CacheError::Upstream(UpstreamError::TooManyRequests { .. }))
+                if known == Openness::Unknown && self.seems_open(repository).await =>
+            {
+                known.after(true, now_seconds())
             }
-            Said::Away(_) => return Found::Known(known),
+            // Less than a manifest changes nothing that is known.
+            Said::Granted(_) | Said::NotShown(_) | Said::Away(_) => return Found::Known(known),
         };
         if matches!((known, now_known), (Openness::Open { .. }, Openness::Closed { .. })) {
             tracing::warn!(%repository, "upstream does not give the repository to everybody any more: what came until now is still open here");
@@ -112,13 +119,10 @@ impl Access {
     /// Whether upstream gives the list of tags to who shows nothing, to whom it gives no manifest at the moment because there were too many.
     /// The agent's own credentials, which are there for that, may then fetch it.
     async fn seems_open(&self, repository: &Repository) -> bool {
-        if self.inner.seem_open.contains_key(repository) {
-            return true;
-        }
-        let is_given = self.inner.cache.ask_for_list(&self.as_nobody(), repository).await.is_ok();
+        let cache = &self.inner.cache;
+        let is_given = cache.has_own_credentials(repository) && cache.ask_for_list(&self.as_nobody(), repository).await.is_ok();
         if is_given {
             tracing::info!(%repository, "upstream limits pulls by those who show nothing, and lists the repository's tags to them: taking it for open");
-            self.inner.seem_open.insert(repository.clone(), ());
         }
         is_given
     }
@@ -142,19 +146,23 @@ impl Access {
         };
         let may_go_by_the_last = proven_at.is_some() && self.inner.config.on_upstream_down == OnUpstreamDown::LastProven;
         match said {
-            // The first proof takes a manifest: see `Leave`.
-            Said::Granted(Leave::Other) if proven_at.is_none() => Ok(requester),
-            Said::Granted(_) => {
+            // A proof takes a manifest: see `Leave`.
+            Said::Granted(Leave::Other) => Ok(requester),
+            Said::Granted(Leave::ListInstead) if proven_at.is_some() => Ok(requester),
+            Said::Granted(Leave::ListInstead) => Err(Refusal::not_there(namespace, repository)),
+            Said::Granted(Leave::Manifest) => {
                 self.inner.rights.prove(repository, namespace, now_seconds());
                 self.inner.metrics.access_proven("granted");
                 Ok(requester)
             }
-            Said::Refused(said) => {
+            Said::Refused(said) | Said::NotShown(said) => {
                 // Where its pull secrets could not all be had, not all was shown, and the refusal says nothing of the namespace.
                 let secrets = self.inner.ring.secrets(namespace, repository).await;
-                match secrets.and_then(|secrets| if secrets.incomplete { Err(secrets.problems.join("; ")) } else { Ok(secrets) }) {
-                    Err(_) if may_go_by_the_last => Ok(self.by_the_last_proof(requester, repository)),
-                    Err(why) => Err(Refusal::no_credentials(namespace, repository, &why)),
+                match secrets
+                    .and_then(|secrets| if secrets.incomplete { Err(NoSecrets::Away(secrets.problems.join("; "))) } else { Ok(secrets) })
+                {
+                    Err(NoSecrets::Away(_)) if may_go_by_the_last => Ok(self.by_the_last_proof(requester, repository)),
+                    Err(NoSecrets::Away(why) | NoSecrets::Refused(why)) => Err(Refusal::no_credentials(namespace, repository, &why)),
                     Ok(secrets) => {
                         self.inner.rights.disprove(repository, namespace);
                         self.inner.metrics.access_proven("refused");
@@ -174,7 +182,7 @@ impl Access {
     }
 
     async fn ask_again(&self, by: &Requester, repository: &Repository, asked: &Asked) -> Said {
-        if let Some(error) = self.inner.away.get(&repository.registry) {
+        if let Some(error) = self.inner.away.get(repository) {
             return Said::Away(error);
         }
         let limit: Duration = self.inner.cache.revalidate_timeout();
@@ -182,14 +190,11 @@ impl Access {
             Ok(outcome) => Said::of(outcome),
             Err(_) => Said::Away(CacheError::Late { waited: limit }),
         };
-        // One repository's trouble says nothing of the registry's others.
-        if let Said::Away(error) = &said
-            && matches!(
-                error,
-                CacheError::Late { .. } | CacheError::Upstream(UpstreamError::Unreachable { .. } | UpstreamError::Stalled { .. })
-            )
+        if let Said::Away(
+            error @ (CacheError::Late { .. } | CacheError::Upstream(UpstreamError::Unreachable { .. } | UpstreamError::Stalled { .. })),
+        ) = &said
         {
-            self.inner.away.insert(repository.registry.clone(), error.clone());
+            self.inner.away.insert(repository.clone(), error.clone());
         }
         said
     }

@@ -60,7 +60,7 @@ pub trait Wallet: Send + Sync + fmt::Debug {
 
 #[derive(Debug, Clone)]
 struct Kept {
-    answer: Result<Secrets, String>,
+    answer: Result<Secrets, NoSecrets>,
     /// When it was had.
     at: Instant,
     until: Instant,
@@ -73,13 +73,19 @@ type Slots = Cache<(Arc<str>, Repository), Arc<Mutex<Option<Kept>>>>;
 #[derive(Debug)]
 pub(super) struct Ring {
     rights: Arc<Rights>,
+    proof_ttl: Duration,
     wallet: OnceLock<Arc<dyn Wallet>>,
     slots: Slots,
 }
 
 impl Ring {
-    pub(super) fn new(rights: Arc<Rights>) -> Self {
-        Self { rights, wallet: OnceLock::new(), slots: Cache::builder().max_capacity(ANSWERS_MAX).time_to_idle(STALE_FOR).build() }
+    pub(super) fn new(rights: Arc<Rights>, proof_ttl: Duration) -> Self {
+        Self {
+            rights,
+            proof_ttl,
+            wallet: OnceLock::new(),
+            slots: Cache::builder().max_capacity(ANSWERS_MAX).time_to_idle(STALE_FOR).build(),
+        }
     }
 
     pub(super) fn join(&self, wallet: Arc<dyn Wallet>) {
@@ -88,7 +94,7 @@ impl Ring {
     }
 
     /// What a namespace has to show, from memory or from the control API.
-    pub(super) async fn secrets(&self, namespace: &Arc<str>, repository: &Repository) -> Result<Secrets, String> {
+    pub(super) async fn secrets(&self, namespace: &Arc<str>, repository: &Repository) -> Result<Secrets, NoSecrets> {
         let slot = self.slots.get_with((Arc::clone(namespace), repository.clone()), Arc::default);
         let mut slot = slot.lock().await;
         if let Some(kept) = slot.as_ref().filter(|kept| kept.until > Instant::now()) {
@@ -101,7 +107,7 @@ impl Ring {
             (Err(NoSecrets::Away(_)), Some(old)) if old.answer.is_ok() && old.at.elapsed() < STALE_FOR => {
                 Kept { until: now + FAILED_FOR, ..old }
             }
-            (Err(NoSecrets::Away(why) | NoSecrets::Refused(why)), _) => Kept { answer: Err(why), at: now, until: now + FAILED_FOR },
+            (Err(why), _) => Kept { answer: Err(why), at: now, until: now + FAILED_FOR },
         });
         slot.as_ref().map_or_else(|| Ok(Secrets::default()), |kept| kept.answer.clone())
     }
@@ -120,13 +126,18 @@ impl Keyring for Ring {
         Box::pin(async move {
             match self.secrets(&namespace, &repository).await {
                 Ok(Secrets { logins, incomplete, problems, .. }) => Keys::new(logins, incomplete.then(|| problems.join("; "))),
-                Err(why) => Keys::new([], Some(why)),
+                Err(NoSecrets::Away(why) | NoSecrets::Refused(why)) => Keys::new([], Some(why)),
             }
         })
     }
 
     fn is_open(&self, repository: &Repository) -> bool {
         matches!(self.rights.openness(repository), Openness::Open { .. })
+    }
+
+    fn may(&self, namespace: &Arc<str>, repository: &Repository) -> bool {
+        let now = crate::store::now_seconds();
+        self.rights.proven_at(repository, namespace).is_some_and(|at| at <= now && now - at < self.proof_ttl.as_secs())
     }
 
     fn proven(&self, repository: &Repository) -> Vec<Arc<str>> {
@@ -153,7 +164,7 @@ mod tests {
     async fn an_answer_outlives_who_gave_it_for_a_while_and_no_refusal() {
         let dir = tempfile::tempdir().unwrap();
         let store = crate::store::Store::open(dir.path()).unwrap();
-        let ring = Ring::new(Arc::new(Rights::recall(&store).await));
+        let ring = Ring::new(Arc::new(Rights::recall(&store).await), Duration::ZERO);
         let given = Secrets { shown: vec!["Secret regcred".to_owned()], ..Secrets::default() };
         let away = || Err(NoSecrets::Away("away".to_owned()));
         let script = vec![Ok(given), away(), Err(NoSecrets::Refused("no pod here".to_owned())), away()];
@@ -163,8 +174,8 @@ mod tests {
         tokio::time::advance(FRESH_FOR).await;
         assert_eq!(ring.secrets(&team, &app).await.unwrap().shown, ["Secret regcred"], "the last answer");
         tokio::time::advance(FAILED_FOR).await;
-        assert_eq!(ring.secrets(&team, &app).await.unwrap_err(), "no pod here");
+        assert!(matches!(ring.secrets(&team, &app).await, Err(NoSecrets::Refused(_))));
         tokio::time::advance(FAILED_FOR).await;
-        assert_eq!(ring.secrets(&team, &app).await.unwrap_err(), "away", "what was refused is forgotten");
+        assert!(matches!(ring.secrets(&team, &app).await, Err(NoSecrets::Away(_))), "what was refused is forgotten");
     }
 }

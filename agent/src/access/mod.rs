@@ -36,9 +36,10 @@ pub use refusals::Refusals;
 use crate::cache::{Asked, Cache, CacheError};
 use crate::config::{AuthConfig, AuthMode};
 use crate::metrics::Metrics;
-use crate::oci::{Image, Registry, Repository};
+use crate::oci::{Image, Repository};
 use crate::requester::Requester;
 use crate::store::{Store, now_seconds};
+use ask::Everybody;
 use keyring::Ring;
 use rights::Rights;
 
@@ -57,10 +58,8 @@ struct Inner {
     /// What tokens are checked with. Held for a look, never across an await.
     keys: watch::Sender<Vec<PullKey>>,
     refusals: Refusals,
-    /// Registries that could not be asked a moment ago, and why.
-    away: moka::sync::Cache<Registry, CacheError>,
-    /// Repositories that everybody seems to have, as long as their registry limits pulls.
-    seem_open: moka::sync::Cache<Repository, ()>,
+    /// Repositories whose registry could not be asked a moment ago, and why.
+    away: moka::sync::Cache<Repository, CacheError>,
     metrics: Arc<Metrics>,
 }
 
@@ -68,7 +67,7 @@ impl Access {
     /// Knows what was proven before the last stop, and has upstream shown the pull secrets of namespaces.
     pub async fn new(config: AuthConfig, store: &Store, cache: &Cache, metrics: &Arc<Metrics>) -> Self {
         let rights = Arc::new(Rights::recall(store).await);
-        let ring = Arc::new(Ring::new(Arc::clone(&rights)));
+        let ring = Arc::new(Ring::new(Arc::clone(&rights), config.proof_ttl));
         if config.mode == AuthMode::Namespace {
             cache.join(Arc::clone(&ring) as _);
         }
@@ -79,8 +78,7 @@ impl Access {
             ring,
             keys: watch::Sender::new(Vec::new()),
             refusals: Refusals::default(),
-            away: moka::sync::Cache::builder().max_capacity(1000).time_to_live(ask::AWAY_FOR).build(),
-            seem_open: moka::sync::Cache::builder().max_capacity(10_000).time_to_live(ask::SEEMS_FOR).build(),
+            away: moka::sync::Cache::builder().max_capacity(10_000).time_to_live(ask::AWAY_FOR).build(),
             metrics: Arc::clone(metrics),
         };
         Self { inner: Arc::new(inner) }
@@ -145,7 +143,15 @@ impl Access {
         if self.inner.config.mode == AuthMode::None {
             return Ok(Requester::Anyone);
         }
-        if let Some(requester) = self.as_everybody(repository, asked).await {
+        let everybody = self.as_everybody(repository, asked).await;
+        // What was open once and is closed is given to whoever shows a token that is good, if its namespace has no right of its own, which
+        // would also show it what came later.
+        let (everybody, at_least) = match everybody {
+            Some(Everybody::Now(requester)) => (Some(requester), None),
+            Some(Everybody::Once(requester)) => (None, Some(requester)),
+            None => (None, None),
+        };
+        if let Some(requester) = everybody {
             return Ok(requester);
         }
         let namespace = match token::read(shown, &self.inner.keys.borrow(), now_seconds()) {
@@ -157,6 +163,9 @@ impl Access {
             }
         };
         let outcome = self.admit_namespace(&namespace, repository, asked).await;
+        if let (Err(_), Some(requester)) = (&outcome, at_least) {
+            return Ok(requester);
+        }
         if let Err(refusal) = &outcome {
             self.inner.metrics.access_refused(refusal.reason());
             if let Some(image) = asked.image(repository) {

@@ -19,6 +19,9 @@ pub enum Refusal {
     /// Who asks may not have it, or has not proven that it may: 403.
     #[error("{message}")]
     Denied { message: String, reason: &'static str },
+    /// Upstream does not have it: 404.
+    #[error("{message}")]
+    NotThere { message: String },
     /// Upstream could not be asked, or does not have it.
     #[error("{message}")]
     Unproven { message: String, error: CacheError },
@@ -30,6 +33,7 @@ impl Refusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Unauthorized { reason, .. } | Self::Denied { reason, .. } => reason,
+            Self::NotThere { .. } => "not_found",
             Self::Unproven { error, .. } if error.is_not_found() => "not_found",
             Self::Unproven { .. } => "unavailable",
         }
@@ -69,6 +73,14 @@ impl Refusal {
         let message =
             format!("the namespace {namespace} cannot prove now that it may pull {repository}: its pull secrets are not known: {why}");
         Self::Denied { message, reason: "no_credentials" }
+    }
+
+    /// Upstream does not have it, and who asks has proven nothing yet.
+    pub(super) fn not_there(namespace: &str, repository: &Repository) -> Self {
+        let message = format!(
+            "the namespace {namespace} has not proven that it may pull {repository}, and upstream does not have what it asks for there"
+        );
+        Self::NotThere { message }
     }
 
     pub(super) fn unproven(namespace: &str, repository: &Repository, error: CacheError) -> Self {

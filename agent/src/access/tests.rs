@@ -69,6 +69,8 @@ struct Purse {
     secrets: Mutex<HashMap<String, Vec<(&'static str, &'static str)>>>,
     /// Some of them could not be looked at.
     incomplete: AtomicBool,
+    /// None are for this node.
+    refuses: AtomicBool,
     asked: Mutex<Vec<String>>,
 }
 
@@ -77,6 +79,9 @@ impl Wallet for Purse {
         self.asked.lock().unwrap().push(namespace.to_string());
         let known = self.secrets.lock().unwrap().get(&*namespace).cloned();
         Box::pin(async move {
+            if self.refuses.load(Ordering::SeqCst) {
+                return Err(NoSecrets::Refused("no pod here".to_owned()));
+            }
             let passwords = known.ok_or_else(|| NoSecrets::Away("the control API is away".to_owned()))?;
             let logins =
                 passwords.iter().map(|(_, password)| Login::Password { user: "user".to_owned(), password: (*password).into() }).collect();
@@ -323,20 +328,30 @@ async fn with_the_control_api_away_the_last_proof_counts() {
 }
 
 #[tokio::test]
-async fn what_came_while_a_repository_was_open_stays_open() {
+async fn what_came_while_a_repository_was_open_stays_open_to_every_namespace() {
     let scene = Scene::new(0, Duration::ZERO).await;
     scene.pull(None).await.unwrap();
     scene.set_door(401);
     for asked in [tag("1"), Asked::Manifest(Target::Digest(digest(&manifest()))), Asked::Blob(digest(LAYER))] {
         // As who shows nothing: the agent's own credentials would fetch what came later.
-        assert_eq!(scene.admit(None, &asked).await.unwrap(), Requester::Nobody, "{asked:?}");
+        assert_eq!(scene.admit(Some("bare"), &asked).await.unwrap(), Requester::Nobody, "{asked:?}");
+        assert_eq!(
+            scene.admit(Some("team"), &asked).await.unwrap(),
+            namespace("team"),
+            "who has a right gets what came later, too: {asked:?}"
+        );
+        assert!(
+            matches!(scene.admit(None, &asked).await, Err(Refusal::Unauthorized { .. })),
+            "a challenge, to tell the two apart: {asked:?}"
+        );
     }
     for asked in [tag("2"), Asked::Manifest(Target::Digest(Digest::Sha256([7; 32]))), Asked::Blob(Digest::Sha256([7; 32])), Asked::List] {
-        assert!(matches!(scene.admit(None, &asked).await, Err(Refusal::Unauthorized { .. })), "{asked:?}");
+        assert!(matches!(scene.admit(Some("bare"), &asked).await, Err(Refusal::Denied { .. })), "{asked:?}");
     }
     let scene = scene.restarted().await;
-    assert_eq!(scene.admit(None, &tag("1")).await.unwrap(), Requester::Nobody, "after a restart");
-    assert_eq!(scene.admit(Some("team"), &tag("2")).await.unwrap(), namespace("team"));
+    assert_eq!(scene.admit(Some("bare"), &tag("1")).await.unwrap(), Requester::Nobody, "after a restart");
+    scene.set_door(503);
+    assert_eq!(scene.admit(Some("bare"), &tag("1")).await.unwrap(), Requester::Nobody, "in an outage");
 }
 
 #[tokio::test]
@@ -344,8 +359,8 @@ async fn what_came_after_a_repository_was_closed_is_not_open() {
     let scene = Scene::new(401, HOUR).await;
     scene.pull(Some("team")).await.unwrap();
     scene.access.inner.rights.set_openness(&scene.app, rights::Openness::Closed { since: now_seconds() - 100, at: now_seconds() });
-    assert!(matches!(scene.admit(None, &tag("1")).await, Err(Refusal::Unauthorized { .. })));
-    assert!(matches!(scene.admit(None, &Asked::Blob(digest(LAYER))).await, Err(Refusal::Unauthorized { .. })));
+    assert!(matches!(scene.admit(Some("bare"), &tag("1")).await, Err(Refusal::Denied { .. })));
+    assert!(matches!(scene.admit(Some("bare"), &Asked::Blob(digest(LAYER))).await, Err(Refusal::Denied { .. })));
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@
 //! After the index was lost it is not known where something came from, only who references it. It may then have come from any of them, so the
 //! rule has to hold for each: see [`Givers::OneOf`].
 
+use tokio::time::timeout;
+
 use super::Cache;
 use super::blobs::BlobAnswer;
 use super::error::CacheError;
@@ -34,6 +36,16 @@ pub(crate) enum Claim {
     Nothing,
 }
 
+/// For whom a claim is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Good {
+    /// For whoever may have the repository: that need not be asked again.
+    ForAll,
+    /// For who asks, at this moment.
+    ForThem,
+    No,
+}
+
 impl Cache {
     /// Whether what is here may be given under the repository, which references it by `link`.
     pub(crate) async fn claim(&self, by: &Requester, repository: &Repository, digest: &Digest, link: Option<&LinkRecord>) -> Claim {
@@ -50,54 +62,68 @@ impl Cache {
         }
         let is_good = match givers {
             Givers::Known(givers) => self.is_theirs_too(by, repository, digest, &givers).await,
-            Givers::OneOf(givers) => self.is_theirs_whoevers(by, repository, digest, &givers),
+            Givers::OneOf(givers) => self.is_theirs_whoevers(by, repository, digest, &givers).await,
         };
-        if is_good { Claim::Good } else { Claim::Anothers }
+        match is_good {
+            Good::ForAll => self.store.came(repository, digest),
+            Good::ForThem => {}
+            Good::No => return Claim::Anothers,
+        }
+        Claim::Good
     }
 
     /// Whether a download that was begun for another repository of the registry may be joined.
     pub(super) async fn may_join(&self, by: &Requester, repository: &Repository, link: Option<&LinkRecord>, fill: &Fill) -> bool {
         let is_known = !self.config.looks_at_rights || link.is_some_and(|link| !link.claimed);
         let (giver, digest) = (std::slice::from_ref(&fill.wanted.repository), &fill.wanted.digest);
-        is_known || fill.is_of(repository) || self.is_theirs_too(by, repository, digest, giver).await
+        // That is noted by nobody: a fill that only runs has brought nothing.
+        is_known || fill.is_of(repository) || self.is_theirs_too(by, repository, digest, giver).await != Good::No
     }
 
     /// It came from each of these.
-    async fn is_theirs_too(&self, by: &Requester, repository: &Repository, digest: &Digest, givers: &[Repository]) -> bool {
+    async fn is_theirs_too(&self, by: &Requester, repository: &Repository, digest: &Digest, givers: &[Repository]) -> Good {
         if givers.iter().any(|giver| self.upstream.is_open(giver)) {
-            // That goes for everybody, and is not asked again.
-            self.store.came(repository, digest);
-            return true;
+            return Good::ForAll;
         }
         if givers.iter().any(|giver| self.upstream.may(by, giver)) {
-            return true;
+            return Good::ForThem;
         }
-        givers.iter().any(|giver| giver.registry == repository.registry) && self.is_confirmed(by, repository, digest).await
+        if !givers.iter().any(|giver| giver.registry == repository.registry) {
+            return Good::No;
+        }
+        self.confirmed(by, repository, digest).await
     }
 
     /// Asks the registry that it came from whether this repository has it, too. Where it cannot be asked, it counts that it took the manifest:
     /// registries take none whose blobs they do not have there (distribution specification, "Pushing Manifests").
-    async fn is_confirmed(&self, by: &Requester, repository: &Repository, digest: &Digest) -> bool {
-        match self.upstream.by(by).head_blob(repository, digest).await {
-            Ok(_) => {
-                self.store.came(repository, digest);
-                true
+    async fn confirmed(&self, by: &Requester, repository: &Repository, digest: &Digest) -> Good {
+        if self.unavailable.contains_key(&repository.registry) {
+            return Good::ForThem;
+        }
+        let errand = self.upstream.by(by);
+        match timeout(self.config.revalidate_timeout, errand.head_blob(repository, digest)).await {
+            Ok(Ok(_)) => Good::ForAll,
+            Ok(Err(UpstreamError::NotFound { .. } | UpstreamError::Denied { .. } | UpstreamError::Credentials { .. })) => Good::No,
+            Ok(Err(_)) => Good::ForThem,
+            Err(_) => {
+                let reason = format!("upstream did not answer within {} ms", self.config.revalidate_timeout.as_millis());
+                self.unavailable.insert(repository.registry.clone(), reason);
+                Good::ForThem
             }
-            Err(UpstreamError::NotFound { .. } | UpstreamError::Denied { .. } | UpstreamError::Credentials { .. }) => false,
-            Err(_) => true,
         }
     }
 
     /// It came from one of these, and nobody knows which.
-    fn is_theirs_whoevers(&self, by: &Requester, repository: &Repository, digest: &Digest, givers: &[Repository]) -> bool {
-        let for_all = |giver: &Repository| giver.registry == repository.registry || self.upstream.is_open(giver);
-        if givers.is_empty() || !givers.iter().all(|giver| for_all(giver) || self.upstream.may(by, giver)) {
-            return false;
+    async fn is_theirs_whoevers(&self, by: &Requester, repository: &Repository, digest: &Digest, givers: &[Repository]) -> Good {
+        let has_sibling = |giver: &Repository| giver.registry == repository.registry;
+        let may = |giver: &Repository| self.upstream.is_open(giver) || self.upstream.may(by, giver);
+        if givers.is_empty() || !givers.iter().all(|giver| may(giver) || has_sibling(giver)) {
+            return Good::No;
         }
-        if givers.iter().all(for_all) {
-            self.store.came(repository, digest);
+        if givers.iter().all(|giver| self.upstream.is_open(giver)) {
+            return Good::ForAll;
         }
-        true
+        if givers.iter().all(may) { Good::ForThem } else { self.confirmed(by, repository, digest).await }
     }
 
     pub(super) async fn is_anothers_manifest(&self, by: &Requester, repository: &Repository, digest: &Digest) -> bool {

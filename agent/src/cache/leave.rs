@@ -36,8 +36,10 @@ impl Asked {
 pub enum Leave {
     /// A manifest: whoever gets one may pull from the repository.
     Manifest,
-    /// A blob, a list, or the list of tags in the place of what is not there. Some registries give these to more than may pull.
+    /// A blob or a list, which some registries give to more than may pull.
     Other,
+    /// Not what was asked for, which is not there, but the list of tags.
+    ListInstead,
 }
 
 /// A right is asked for once for all who wait for it.
@@ -46,8 +48,8 @@ pub(super) type LeaveKey = (Requester, Repository, Asked);
 impl Cache {
     /// Asks upstream for something, by somebody and with what they have to show. A manifest that is not here is fetched by that.
     ///
-    /// What is not there counts as given where upstream gives the list of the repository's tags: it does not hide the repository. Where it
-    /// refuses that list, it counts as not there: pulling and listing are rights of their own at some registries.
+    /// Where something is not there, upstream is asked for the list of the repository's tags. If it refuses that, too, it counts as not there:
+    /// pulling and listing are rights of their own at some registries.
     ///
     /// # Errors
     /// When upstream does not give it, or cannot be asked.
@@ -72,7 +74,7 @@ impl Cache {
             Asked::List => return self.ask_for_list(by, repository).await,
         };
         match answered {
-            Err(error) if error.is_not_found() => self.ask_for_list(by, repository).await.map_err(|_| error),
+            Err(error) if error.is_not_found() => self.ask_for_list(by, repository).await.map(|_| Leave::ListInstead).map_err(|_| error),
             answered => answered,
         }
     }
@@ -86,10 +88,16 @@ impl Cache {
         Ok(self.upstream.by(by).list(repository, &list).await.map(|_| Leave::Other)?)
     }
 
+    /// Whether the agent has credentials of its own for a repository.
+    #[must_use]
+    pub fn has_own_credentials(&self, repository: &Repository) -> bool {
+        self.upstream.has_credentials(repository)
+    }
+
     /// Whether a manifest is only asked about: it is here already, or the agent has credentials of its own to fetch it with, so that what
     /// those who show nothing may fetch is left to others.
     async fn only_asks(&self, by: &Requester, repository: &Repository, target: &Target) -> bool {
-        (*by == Requester::Nobody && self.upstream.has_credentials()) || self.holds(repository, target).await
+        (*by == Requester::Nobody && self.has_own_credentials(repository)) || self.holds(repository, target).await
     }
 
     async fn holds(&self, repository: &Repository, target: &Target) -> bool {

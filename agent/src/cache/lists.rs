@@ -43,6 +43,7 @@ impl Cache {
     pub async fn tags(&self, by: &Requester, repository: &Repository, page: &Page) -> Result<ListAnswer, CacheError> {
         let error = match self.upstream.by(by).list(repository, &List::Tags(page.clone())).await {
             Ok(reply) => return Ok(ListAnswer::from_upstream(reply, "application/json")),
+            Err(error) if self.is_refused(&error) => return Err(error.into()),
             Err(error) => error,
         };
         self.store.look_into(repository).await;
@@ -78,6 +79,7 @@ impl Cache {
                 return Ok(ListAnswer::from_upstream(reply, INDEX_TYPE));
             }
             Err(error @ UpstreamError::NotFound { .. }) => return Err(error.into()),
+            Err(error) if self.is_refused(&error) => return Err(error.into()),
             Err(error) => error,
         };
         self.store.look_into(repository).await;
@@ -95,6 +97,11 @@ impl Cache {
         let body = json!({ "schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests }).to_string().into();
         let filters_applied = kind.map(|_| "artifactType".to_owned());
         Ok(ListAnswer { body, content_type: INDEX_TYPE.to_owned(), next: None, filters_applied, stale: Some(error.to_string()) })
+    }
+
+    /// Where rights are looked at, what upstream refuses to list is not listed from the cache.
+    fn is_refused(&self, error: &UpstreamError) -> bool {
+        self.config.looks_at_rights && matches!(error, UpstreamError::Denied { .. })
     }
 
     /// Keeps what upstream says of each referrer, for the time when it does not answer.

@@ -49,6 +49,12 @@ impl Cache {
     }
 
     async fn manifest_by_digest(&self, by: &Requester, repository: &Repository, digest: &Digest) -> ManifestResult {
+        // What it has of its own needs no second look.
+        if let Some(record) = self.store.manifest_record(repository, digest)
+            && let Some(answer) = self.stored_manifest(digest, Some(record.media_type)).await
+        {
+            return Ok(answer);
+        }
         if let Some(media_type) = self.store.find_manifest(repository, digest).await
             && !self.is_anothers_manifest(by, repository, digest).await
             && let Some(answer) = self.stored_manifest(digest, media_type).await

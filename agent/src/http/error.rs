@@ -48,19 +48,24 @@ pub(super) fn of_refusal(refusal: &Refusal, subject: Subject) -> Response {
             response
         }
         Refusal::Denied { .. } => body(StatusCode::FORBIDDEN, ErrorCode::Denied, &message, None),
+        Refusal::NotThere { .. } => body(StatusCode::NOT_FOUND, unknown(subject), &message, None),
         Refusal::Unproven { error, .. } => of_cache(error, subject),
     }
 }
 
-fn of_upstream(error: &UpstreamError, subject: Subject) -> Response {
-    let unknown = match subject {
+/// What upstream does not have.
+fn unknown(subject: Subject) -> ErrorCode {
+    match subject {
         // Of referrers too: a client that reads NAME_UNKNOWN gives up instead of looking at the referrers tag.
         Subject::Manifest | Subject::Referrers => ErrorCode::ManifestUnknown,
         Subject::Blob => ErrorCode::BlobUnknown,
         Subject::Tags => ErrorCode::NameUnknown,
-    };
+    }
+}
+
+fn of_upstream(error: &UpstreamError, subject: Subject) -> Response {
     let (status, code, retry_after) = match error {
-        UpstreamError::NotFound { .. } => (StatusCode::NOT_FOUND, unknown, None),
+        UpstreamError::NotFound { .. } => (StatusCode::NOT_FOUND, unknown(subject), None),
         // Not 401: that would ask the client for credentials which the agent would not pass on.
         UpstreamError::Denied { .. } | UpstreamError::Credentials { .. } => (StatusCode::FORBIDDEN, ErrorCode::Denied, None),
         UpstreamError::TooManyRequests { retry_after, .. } => {

@@ -183,14 +183,20 @@ impl Store {
         self.inner.changes.name();
     }
 
+    /// A manifest that came from the repository itself.
+    #[must_use]
+    pub fn manifest_record(&self, repository: &Repository, digest: &Digest) -> Option<ManifestRecord> {
+        self.inner.index.get(Table::Manifests, &in_repository(repository, &digest_key(digest))).and_then(|bytes| decode(&bytes))
+    }
+
     /// A manifest that the repository has, or that one of its indexes references: its media type, as upstream gave it or, for one
     /// that was fetched under another repository, as the index says.
     #[must_use]
     pub fn manifest_media_type(&self, repository: &Repository, digest: &Digest) -> Option<Option<String>> {
-        let key = in_repository(repository, &digest_key(digest));
-        if let Some(record) = self.inner.index.get(Table::Manifests, &key).and_then(|bytes| decode::<ManifestRecord>(&bytes)) {
+        if let Some(record) = self.manifest_record(repository, digest) {
             return Some(Some(record.media_type));
         }
+        let key = in_repository(repository, &digest_key(digest));
         let link: LinkRecord = self.inner.index.get(Table::Links, &key).and_then(|bytes| decode(&bytes))?;
         // A layer is no manifest, whatever it is asked for as.
         link.media_type.as_deref().is_none_or(is_manifest_type).then_some(link.media_type)

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::index::Table;
 use super::layout::{self, digest_key, in_repository};
-use super::record::{BlobRecord, ManifestRecord, TagRecord, decode, encode};
+use super::record::{BlobRecord, LinkRecord, ManifestRecord, TagRecord, decode, encode};
 use super::refs::{self, Visitor};
 use super::{Inner, manifests};
 use crate::oci::{Digest, Manifest, Repository, Tag};
@@ -27,6 +27,7 @@ pub(super) fn reindex(inner: &Inner) -> Found {
     let mut found = Found { blobs: reindex_blobs(inner), ..Found::default() };
     let mut walk = Walk { inner, found: &mut found };
     refs::walk(&inner.layout, &mut walk);
+    recover_claims(inner);
     inner.index.flush();
     found
 }
@@ -52,6 +53,22 @@ fn reindex_blobs(inner: &Inner) -> usize {
         }
     }
     count
+}
+
+/// The index may have lost that something came: what is only claimed may have.
+fn recover_claims(inner: &Inner) {
+    let mut claims = Vec::new();
+    inner.index.each(Table::Links, &mut |key, value| {
+        if decode::<LinkRecord>(value).is_some_and(|link| link.claimed && !link.recovered) {
+            claims.push(key.to_vec());
+        }
+    });
+    for key in claims {
+        inner.index.update(Table::Links, &key, &|old| {
+            let old: LinkRecord = decode(old)?;
+            old.claimed.then(|| encode(&LinkRecord { recovered: true, ..old }))
+        });
+    }
 }
 
 fn list(dir: &Path) -> Vec<(String, std::path::PathBuf)> {

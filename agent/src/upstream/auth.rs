@@ -110,8 +110,8 @@ impl Auth {
         candidates
     }
 
-    pub(super) fn has_credentials(&self) -> bool {
-        !self.credentials.is_empty()
+    pub(super) fn has_credentials(&self, repository: &Repository) -> bool {
+        self.credentials.has_any(&repository.registry, &repository.name)
     }
 
     async fn pull_secrets(&self, namespace: &Arc<str>, repository: &Repository) -> Candidates {

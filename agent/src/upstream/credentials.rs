@@ -166,8 +166,10 @@ impl Credentials {
         candidates
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.current().is_empty()
+    /// Whether there is anything to try for `name` on `host`.
+    pub(super) fn has_any(&self, host: &Registry, name: &RepositoryName) -> bool {
+        let config = self.current();
+        config.logins(host, name).next().is_some() || !asked(&config, host, name).is_empty()
     }
 
     fn current(&self) -> Arc<DockerConfig> {

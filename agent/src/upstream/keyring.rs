@@ -33,6 +33,9 @@ pub trait Keyring: Send + Sync + fmt::Debug {
     /// Whether everybody may pull from it, as far as is known.
     fn is_open(&self, repository: &Repository) -> bool;
 
+    /// Whether a namespace has proven lately that it may pull from it.
+    fn may(&self, namespace: &Arc<str>, repository: &Repository) -> bool;
+
     /// Namespaces that have proven that they may pull from it, the latest first.
     fn proven(&self, repository: &Repository) -> Vec<Arc<str>>;
 }

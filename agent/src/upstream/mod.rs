@@ -104,10 +104,10 @@ impl Upstream {
         self.asking.auth.join(keyring);
     }
 
-    /// Whether the agent has credentials of its own, for whatever registry.
+    /// Whether the agent has credentials of its own for a repository.
     #[must_use]
-    pub fn has_credentials(&self) -> bool {
-        self.asking.auth.has_credentials()
+    pub fn has_credentials(&self, repository: &Repository) -> bool {
+        self.asking.auth.has_credentials(repository)
     }
 
     /// Whether everybody may pull from a repository, as far as is known.
@@ -116,13 +116,11 @@ impl Upstream {
         self.asking.auth.keyring().is_some_and(|keyring| keyring.is_open(repository))
     }
 
-    /// Whether somebody has proven that they may.
+    /// Whether somebody has proven lately that they may.
     #[must_use]
     pub fn may(&self, requester: &Requester, repository: &Repository) -> bool {
         match requester {
-            Requester::Namespace(namespace) => {
-                self.asking.auth.keyring().is_some_and(|keyring| keyring.proven(repository).contains(namespace))
-            }
+            Requester::Namespace(namespace) => self.asking.auth.keyring().is_some_and(|keyring| keyring.may(namespace, repository)),
             Requester::Anyone | Requester::Nobody | Requester::Agent => false,
         }
     }

@@ -93,6 +93,12 @@ async fn a_registry_that_holds_a_layer_back_gets_none_and_holds_nobody_up() {
     assert!(link.claimed, "what only waits has brought nothing");
     assert_eq!(cache.claim(&by, &theirs, &digest(LAYER), Some(&link)).await, crate::cache::Claim::Anothers);
     assert!(!waiting.is_finished());
+    // Neither for another repository of its own that only joined the wait.
+    let sibling = repo(&evil.registry, "sibling");
+    let by = access.admit(None, &sibling, &tag("1")).await.unwrap();
+    cache.manifest(&by, &sibling, &one()).await.unwrap();
+    let link = scene.store.link(&sibling, &digest(LAYER)).unwrap();
+    assert_eq!(cache.claim(&by, &sibling, &digest(LAYER), Some(&link)).await, crate::cache::Claim::Anothers);
     waiting.abort();
 }
 
@@ -153,4 +159,33 @@ async fn after_the_index_was_lost_what_came_from_one_of_two_goes_to_who_may_have
     let asked = scene.server.count();
     cache.blob(&namespace("team"), &scene.app, &digest(LAYER)).await.unwrap();
     assert_eq!(scene.server.count(), asked, "the team may have it from either");
+}
+
+#[tokio::test]
+async fn who_joined_a_download_that_brings_nothing_has_proven_nothing() {
+    let scene = Scene::new(401, HOUR).await;
+    let evil = liar(Reply::never).await;
+    let (cache, access) = beside(&scene, &evil).await;
+    let (first, second) = (repo(&evil.registry, "first"), repo(&evil.registry, "second"));
+    let mut waiting = Vec::new();
+    for name in [&first, &second] {
+        let by = access.admit(None, name, &tag("1")).await.unwrap();
+        cache.manifest(&by, name, &one()).await.unwrap();
+        let (cache, name) = (cache.clone(), name.clone());
+        waiting.push(tokio::spawn(async move { cache.blob(&by, &name, &digest(LAYER)).await.map(drop) }));
+        while !evil.seen().iter().any(|seen| seen.path.contains("/blobs/")) {
+            tokio::task::yield_now().await;
+        }
+    }
+    // Both have come to wait for the one download.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    scene.pull(Some("team")).await.unwrap();
+    for name in [&first, &second] {
+        let link = scene.store.link(name, &digest(LAYER)).unwrap();
+        assert!(link.claimed, "{name}");
+        assert_eq!(cache.claim(&Requester::Anyone, name, &digest(LAYER), Some(&link)).await, crate::cache::Claim::Anothers, "{name}");
+    }
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
 }

@@ -21,17 +21,41 @@ async fn what_could_not_all_be_shown_was_not_refused() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_given_no_secrets_does_not_go_by_the_last_proof() {
+    let scene = Scene::new(401, Duration::ZERO).await;
+    scene.pull(Some("team")).await.unwrap();
+    scene.purse.refuses.store(true, Ordering::SeqCst);
+    let scene = scene.restarted().await;
+    assert!(matches!(scene.admit(Some("team"), &tag("1")).await, Err(Refusal::Denied { reason: "no_credentials", .. })));
+}
+
+#[tokio::test]
 async fn less_than_a_manifest_is_given_and_proves_nothing() {
-    let scene = Scene::new(0, HOUR).await;
-    for asked in [Asked::List, Asked::Blob(digest(LAYER)), tag("none")] {
+    let scene = Scene::new(0, Duration::ZERO).await;
+    for asked in [Asked::List, Asked::Blob(digest(LAYER))] {
         assert_eq!(scene.admit(None, &asked).await.unwrap(), Requester::Nobody, "{asked:?}");
     }
+    assert!(matches!(scene.admit(None, &tag("none")).await, Err(Refusal::Unauthorized { .. })), "it is not there");
     assert_eq!(scene.access.inner.rights.openness(&scene.app), rights::Openness::Unknown);
     scene.set_door(401);
-    for asked in [Asked::List, Asked::Blob(digest(LAYER)), tag("none")] {
+    for asked in [Asked::List, Asked::Blob(digest(LAYER))] {
         assert_eq!(scene.admit(Some("team"), &asked).await.unwrap(), namespace("team"), "{asked:?}");
     }
-    assert!(scene.access.proven(&scene.app).is_empty());
+    assert!(matches!(scene.admit(Some("team"), &tag("none")).await, Err(Refusal::NotThere { .. })));
+    assert!(scene.access.inner.rights.proven_at(&scene.app, "team").is_none());
+    // And it renews nothing: neither that it is open, nor a proof.
+    let long_ago = now_seconds() - 100;
+    scene.access.inner.rights.prove(&scene.app, "team", long_ago);
+    for asked in [Asked::List, Asked::Blob(digest(LAYER)), tag("none")] {
+        assert_eq!(scene.admit(Some("team"), &asked).await.unwrap(), namespace("team"), "{asked:?}");
+        assert_eq!(scene.access.inner.rights.proven_at(&scene.app, "team"), Some(long_ago), "{asked:?}");
+    }
+    scene.set_door(0);
+    scene.access.inner.rights.set_openness(&scene.app, rights::Openness::Open { at: long_ago });
+    for asked in [Asked::List, Asked::Blob(digest(LAYER)), tag("none")] {
+        assert_eq!(scene.admit(None, &asked).await.unwrap(), Requester::Anyone, "{asked:?}");
+        assert_eq!(scene.access.inner.rights.openness(&scene.app), rights::Openness::Open { at: long_ago }, "{asked:?}");
+    }
 }
 
 /// A registry behind a token service that gives those who show nothing no manifest, for there were too many; and their list of tags with `list`
@@ -59,10 +83,10 @@ async fn limited(list: u16) -> Server {
 
 #[tokio::test]
 async fn a_limit_for_those_who_show_nothing_is_what_the_agents_own_credentials_are_for() {
-    for (list, is_open) in [(200, true), (401, false)] {
+    for (list, whose, is_open) in [(200, "", true), (401, "", false), (200, "another.", false)] {
         let scene = Scene::new(401, HOUR).await;
         let server = limited(list).await;
-        let login = json!({ "auths": { server.host(): { "auth": STANDARD.encode("agent:its own") } } });
+        let login = json!({ "auths": { format!("{whose}{}", server.host()): { "auth": STANDARD.encode("agent:its own") } } });
         let file = scene.dir.path().join("auth.json");
         std::fs::write(&file, login.to_string()).unwrap();
         let mut config = Config { upstream: mk_plain(&server), auth: scene.auth.clone(), ..Config::default() };
@@ -82,7 +106,6 @@ async fn a_limit_for_those_who_show_nothing_is_what_the_agents_own_credentials_a
         let asked = server.count();
         assert_eq!(access.admit(None, &app, &Asked::Blob(digest(LAYER))).await.unwrap(), Requester::Anyone);
         assert_eq!(server.count(), asked, "it is remembered: {:?}", &server.seen()[asked..]);
-        assert_eq!(access.inner.rights.openness(&app), rights::Openness::Unknown, "and not for long");
     }
 }
 
@@ -98,10 +121,10 @@ async fn a_registry_that_is_away_is_waited_for_once_and_not_by_each_request() {
     let access = Access::new(scene.auth.clone(), &scene.store, &cache, &metrics).await;
     access.set_keys(&[scene.signer.key().clone()]);
     let token = scene.token("team");
-    for name in ["one", "two", "three"] {
-        let app = repo(&hangs.registry, name);
-        access.inner.rights.prove(&app, "team", now_seconds() - 10);
-        assert_eq!(access.admit(Some(&token), &app, &tag("1")).await.unwrap(), namespace("team"), "{name}");
+    let app = repo(&hangs.registry, "app");
+    access.inner.rights.prove(&app, "team", now_seconds() - 10);
+    for asked in [tag("1"), Asked::Blob(digest(LAYER)), Asked::Blob(digest(b"another layer"))] {
+        assert_eq!(access.admit(Some(&token), &app, &asked).await.unwrap(), namespace("team"), "{asked:?}");
     }
     assert_eq!(hangs.count(), 1, "{:?}", hangs.seen());
 }

@@ -2,14 +2,16 @@
 
 use anyhow::{Context, Result};
 
-use super::warm_blob::warm;
+use super::warm_blob::{Warm, warm};
 use crate::contenders::{Agent, Server};
-use crate::lab::Lab;
+use crate::lab::{Lab, free_port};
 use crate::load::{Load, Seen};
 use crate::report::Report;
 use crate::stats::{median, spread, turn};
 
 const ROUNDS: usize = 3;
+/// The agent where rights are looked at. The image is open to everybody: that it is must be all that is looked up.
+const WITH_RIGHTS: &str = "agent-namespace";
 /// As many layers as common images have; the manifest has some 2 KB.
 const LAYERS: u64 = 10;
 const LAYER_BYTES: u64 = 4 << 10;
@@ -22,7 +24,8 @@ struct Case {
 }
 
 pub(super) fn measure(lab: &Lab) -> Result<Report> {
-    let warm = warm(lab, |library| (0..LAYERS).map(|seed| library.random_blob(seed + 1, LAYER_BYTES)).collect())?;
+    let mut warm = warm(lab, |library| (0..LAYERS).map(|seed| library.random_blob(seed + 1, LAYER_BYTES)).collect())?;
+    warm.servers.extend(with_rights(lab, &warm)?);
     let image = &warm.image;
     let seconds = if lab.options.quick { 1 } else { 3 };
     let (get, head) = (Load::Wrk { seconds }, Load::Hey { seconds, method: "HEAD" });
@@ -51,6 +54,7 @@ pub(super) fn measure(lab: &Lab) -> Result<Report> {
         }
         check(&mut report, case.label, &named);
     }
+    report.note("agent-namespace is the same agent with `auth.mode: namespace`, and the image one that its registry gives to everybody");
     report.note("nginx serves the same bytes as static files at exact locations, with Content-Type and Docker-Content-Digest set, open_file_cache on, and writes no access log");
     report.note("HEAD by hey: wrk waits for a body after HEAD; hey takes more of the two cores than wrk, so compare within one line group");
     let server = servers.first().context("a contender must be left to measure")?;
@@ -58,6 +62,18 @@ pub(super) fn measure(lab: &Lab) -> Result<Report> {
         report.command(case.load.command(&server.url(&case.path)));
     }
     Ok(report)
+}
+
+/// An agent that looks at rights. The control API that it needs for private images is not there, and nobody asks for one.
+fn with_rights(lab: &Lab, warm: &Warm) -> Result<Option<Server>> {
+    let control = format!("--control-url=https://127.0.0.1:{}", free_port()?);
+    let more = ["--auth-mode=namespace", &control, "--control-ca=/dev/null", "--control-token=/dev/null", "--node-name=node1"];
+    let more = more.map(str::to_owned);
+    let Some(mut agent) = Agent::start_with(lab, &lab.folder("agent-namespace")?, &warm.upstream, &more)? else { return Ok(None) };
+    agent.server.pull(&warm.image)?;
+    agent.server.prove(&warm.image)?;
+    agent.server.name = WITH_RIGHTS;
+    Ok(Some(agent.server))
 }
 
 fn run(case: &Case, servers: &[&Server], rounds: usize) -> Result<Vec<Vec<Seen>>> {
@@ -105,6 +121,10 @@ impl Summary {
 
 fn check(report: &mut Report, label: &str, named: &[(&str, Summary)]) {
     let find = |wanted: &str| named.iter().find(|(name, _)| name.starts_with(wanted)).map(|(_, summary)| summary);
+    if let (Some(without), Some(with)) = (find(Agent::NAME), find(WITH_RIGHTS)) {
+        let rate = with.rate / without.rate;
+        report.check(format!("warm {label}, rights looked at"), format!("{rate:.2} × without"), "≥ 0.95 ×", rate >= 0.945);
+    }
     let (Some(agent), Some(nginx)) = (find(Agent::NAME), find("nginx")) else { return };
     let rate = agent.rate / nginx.rate;
     report.check(format!("warm {label}"), format!("{rate:.2} × nginx"), "≥ 0.70 ×", rate >= 0.695);
