@@ -52,10 +52,12 @@ pub(crate) fn tokens_that_are_not_ones_own_open_nothing(env: &Env) -> Result<()>
             }
             let by_digest = format!("manifests/{}", content.root().digest);
             expect(&kuik, "node1", &path(&image, &by_digest)?, None, 401, &[])?;
-            expect(&kuik, "node1", &path(&public, &by_digest)?, None, 404, &[])?;
+            // Whether it is not there or hidden is only known of a repository that is known to be open.
+            expect(&kuik, "node1", &path(&public, &by_digest)?, None, 401, &[])?;
             expect(&kuik, "node1", &path(&image, "tags/list")?, None, 401, &[])?;
             expect(&kuik, "node1", &path(&image, "tags/list")?, Some(&theirs), 403, &[])?;
             expect(&kuik, "node1", &manifest(&public)?, None, 200, &[])?;
+            expect(&kuik, "node1", &path(&public, &by_digest)?, None, 404, &[])?;
             expect(&kuik, "node1", &manifest(&public)?, Some(&own.with("nonsense")), 200, &[]).map(drop)
         })
     })
