@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::rights::Openness;
+use super::rights::{Openness, is_within};
 use super::{Access, NoSecrets, Refusal};
 use crate::cache::{Asked, CacheError, Leave};
 use crate::config::OnUpstreamDown;
@@ -45,12 +45,14 @@ impl Said {
     }
 }
 
-/// As whom something is given to everybody.
+/// Whether everybody may have something.
 #[derive(Debug)]
 pub(super) enum Everybody {
-    Now(Requester),
-    /// The repository was open when it came, and is not any more.
-    Once(Requester),
+    /// Everybody may, and is this.
+    As(Requester),
+    /// Everybody might until this time, in seconds since 1970.
+    Until(u64),
+    No,
 }
 
 /// How far a repository is open, as upstream says at the moment.
@@ -62,25 +64,19 @@ enum Found {
 }
 
 impl Access {
-    /// As whom everybody may have it, if everybody may.
-    pub(super) async fn as_everybody(&self, repository: &Repository, asked: &Asked) -> Option<Everybody> {
+    /// Whether everybody may have it.
+    pub(super) async fn as_everybody(&self, repository: &Repository, asked: &Asked) -> Everybody {
         let known = self.inner.rights.openness(repository);
         let found = if self.is_lately_known(known) { Found::Known(known) } else { self.ask_openness(known, repository, asked).await };
         match found {
-            Found::Known(Openness::Open { .. }) => Some(Everybody::Now(Requester::Anyone)),
-            Found::ThisOnce => Some(Everybody::Now(self.as_nobody())),
-            // Not with the agent's own credentials: what they would fetch came after it was closed.
-            Found::Known(Openness::Closed { since, .. }) => {
-                let was_got = self.inner.cache.was_got_until(repository, asked, since).await;
-                was_got.then_some(Everybody::Once(Requester::Nobody))
-            }
-            Found::Known(Openness::Private { .. } | Openness::Unknown) => None,
+            Found::Known(Openness::Open { .. }) => Everybody::As(Requester::Anyone),
+            Found::ThisOnce => Everybody::As(self.as_nobody()),
+            Found::Known(Openness::Closed { since, .. }) => Everybody::Until(since),
+            Found::Known(Openness::Private { .. } | Openness::Unknown) => Everybody::No,
         }
     }
 
     fn is_lately_known(&self, known: Openness) -> bool {
-        let now = now_seconds();
-        let is_within = |at: u64, seconds: u64| at <= now && now - at < seconds;
         match known {
             Openness::Open { at } => is_within(at, self.inner.config.proof_ttl.as_secs()),
             Openness::Closed { at, .. } | Openness::Private { at } => is_within(at, PRIVATE_SECONDS),
@@ -135,9 +131,8 @@ impl Access {
     /// Whether a namespace may have it.
     pub(super) async fn admit_namespace(&self, namespace: &Arc<str>, repository: &Repository, asked: &Asked) -> Result<Requester, Refusal> {
         let requester = Requester::Namespace(Arc::clone(namespace));
-        let (now, ttl) = (now_seconds(), self.inner.config.proof_ttl.as_secs());
         let proven_at = self.inner.rights.proven_at(repository, namespace);
-        if proven_at.is_some_and(|at| at <= now && now - at < ttl) {
+        if proven_at.is_some_and(|at| is_within(at, self.inner.config.proof_ttl.as_secs())) {
             return Ok(requester);
         }
         let said = match proven_at {

@@ -10,7 +10,7 @@ use moka::sync::Cache;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::rights::{Openness, Rights};
+use super::rights::{Openness, Rights, is_within};
 use crate::oci::Repository;
 use crate::upstream::{Keyring, Keys};
 
@@ -136,8 +136,7 @@ impl Keyring for Ring {
     }
 
     fn may(&self, namespace: &Arc<str>, repository: &Repository) -> bool {
-        let now = crate::store::now_seconds();
-        self.rights.proven_at(repository, namespace).is_some_and(|at| at <= now && now - at < self.proof_ttl.as_secs())
+        self.rights.proven_at(repository, namespace).is_some_and(|at| is_within(at, self.proof_ttl.as_secs()))
     }
 
     fn proven(&self, repository: &Repository) -> Vec<Arc<str>> {

@@ -143,17 +143,11 @@ impl Access {
         if self.inner.config.mode == AuthMode::None {
             return Ok(Requester::Anyone);
         }
-        let everybody = self.as_everybody(repository, asked).await;
-        // What was open once and is closed is given to whoever shows a token that is good, if its namespace has no right of its own, which
-        // would also show it what came later.
-        let (everybody, at_least) = match everybody {
-            Some(Everybody::Now(requester)) => (Some(requester), None),
-            Some(Everybody::Once(requester)) => (None, Some(requester)),
-            None => (None, None),
+        let was_open_until = match self.as_everybody(repository, asked).await {
+            Everybody::As(requester) => return Ok(requester),
+            Everybody::Until(since) => Some(since),
+            Everybody::No => None,
         };
-        if let Some(requester) = everybody {
-            return Ok(requester);
-        }
         let namespace = match token::read(shown, &self.inner.keys.borrow(), now_seconds()) {
             Ok(Some(namespace)) => namespace,
             Ok(None) => return Err(Refusal::challenge(repository)),
@@ -163,8 +157,12 @@ impl Access {
             }
         };
         let outcome = self.admit_namespace(&namespace, repository, asked).await;
-        if let (Err(_), Some(requester)) = (&outcome, at_least) {
-            return Ok(requester);
+        // What was open once is given to whoever shows a token that is good, if its namespace has no right of its own, which would also show
+        // it what came later. Not with the agent's own credentials: what they would fetch came later, too.
+        if let (Err(_), Some(until)) = (&outcome, was_open_until)
+            && self.inner.cache.was_got_until(repository, asked, until).await
+        {
+            return Ok(Requester::Nobody);
         }
         if let Err(refusal) = &outcome {
             self.inner.metrics.access_refused(refusal.reason());

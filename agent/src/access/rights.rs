@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::oci::Repository;
-use crate::store::Store;
+use crate::store::{Store, now_seconds};
 use crate::telemetry;
 
 /// The name of the note.
@@ -81,6 +81,12 @@ impl Openness {
             Self::Unknown | Self::Private { .. } => Self::Private { at: now },
         }
     }
+}
+
+/// Whether it was less than so many seconds ago. What is in the future was not: the clock was set back.
+pub(super) fn is_within(at: u64, seconds: u64) -> bool {
+    let now = now_seconds();
+    at <= now && now - at < seconds
 }
 
 #[derive(Serialize, Deserialize)]

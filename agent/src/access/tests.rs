@@ -141,16 +141,28 @@ impl Scene {
 
     /// The agent started again.
     async fn restarted(self) -> Self {
+        self.restarted_after(|_| ()).await
+    }
+
+    /// The agent started again, and what is done to its data directory while there is none.
+    async fn restarted_after(self, meanwhile: impl FnOnce(&std::path::Path)) -> Self {
         self.access.flush(&self.store).await;
         self.tasks.close();
         self.tasks.wait().await;
         let Self { dir, store, server, door, purse, signer, cache, access, app, auth, .. } = self;
         drop((store, cache, access));
+        meanwhile(dir.path());
         let store = Store::open(dir.path()).unwrap();
         store.settle().await.unwrap();
         let tasks = TaskTracker::new();
         let (cache, access) = open(&server, &store, &auth, &purse, &signer, &tasks).await;
         Self { dir, store, server, door, purse, signer, cache, access, app, tasks, auth }
+    }
+
+    /// A cache and rights of another configuration, over what is stored here.
+    async fn beside(&self, config: &Config) -> (Cache, Access) {
+        self.access.flush(&self.store).await;
+        open_with(config, &self.store, &self.purse, &self.signer, &self.tasks).await
     }
 
     fn set_door(&self, status: u16) {
@@ -190,10 +202,14 @@ async fn open(
     let mut config = Config { upstream: mk_plain(server), auth: auth.clone(), ..Config::default() };
     config.upstream.stall_timeout = Duration::from_secs(30);
     config.tags.revalidate_timeout = Duration::from_secs(30);
+    open_with(&config, store, purse, signer, tasks).await
+}
+
+async fn open_with(config: &Config, store: &Store, purse: &Arc<Purse>, signer: &PullSigner, tasks: &TaskTracker) -> (Cache, Access) {
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
     let upstream = Upstream::new(config.upstream.clone(), Arc::new(())).unwrap();
-    let cache = Cache::new(&config, store.clone(), upstream, Arc::clone(&metrics), tasks);
-    let access = Access::new(auth.clone(), store, &cache, &metrics).await;
+    let cache = Cache::new(config, store.clone(), upstream, Arc::clone(&metrics), tasks);
+    let access = Access::new(config.auth.clone(), store, &cache, &metrics).await;
     access.join(Arc::clone(purse) as _);
     access.set_keys(&[signer.key().clone()]);
     (cache, access)

@@ -46,10 +46,15 @@ enum Good {
     No,
 }
 
+/// Whether what is here is certainly the repository's, which references it by `link`, or nobody asks whose it is.
+pub(super) fn is_certain(looks_at_rights: bool, link: Option<&LinkRecord>) -> bool {
+    !looks_at_rights || link.is_some_and(|link| !link.claimed)
+}
+
 impl Cache {
     /// Whether what is here may be given under the repository, which references it by `link`.
     pub(crate) async fn claim(&self, by: &Requester, repository: &Repository, digest: &Digest, link: Option<&LinkRecord>) -> Claim {
-        if !self.config.looks_at_rights || link.is_some_and(|link| !link.claimed) {
+        if is_certain(self.config.looks_at_rights, link) {
             return Claim::Good;
         }
         if self.store.blob_record(digest).is_none() && self.store.small(digest).is_none() {
@@ -74,10 +79,11 @@ impl Cache {
 
     /// Whether a download that was begun for another repository of the registry may be joined.
     pub(super) async fn may_join(&self, by: &Requester, repository: &Repository, link: Option<&LinkRecord>, fill: &Fill) -> bool {
-        let is_known = !self.config.looks_at_rights || link.is_some_and(|link| !link.claimed);
         let (giver, digest) = (std::slice::from_ref(&fill.wanted.repository), &fill.wanted.digest);
         // That is noted by nobody: a fill that only runs has brought nothing.
-        is_known || fill.is_of(repository) || self.is_theirs_too(by, repository, digest, giver).await != Good::No
+        is_certain(self.config.looks_at_rights, link)
+            || fill.is_of(repository)
+            || self.is_theirs_too(by, repository, digest, giver).await != Good::No
     }
 
     /// It came from each of these.
@@ -106,8 +112,7 @@ impl Cache {
             Ok(Err(UpstreamError::NotFound { .. } | UpstreamError::Denied { .. } | UpstreamError::Credentials { .. })) => Good::No,
             Ok(Err(_)) => Good::ForThem,
             Err(_) => {
-                let reason = format!("upstream did not answer within {} ms", self.config.revalidate_timeout.as_millis());
-                self.unavailable.insert(repository.registry.clone(), reason);
+                self.was_late(&repository.registry);
                 Good::ForThem
             }
         }
@@ -149,11 +154,7 @@ impl Cache {
         }
         let actual = hasher.finish();
         if actual != *digest {
-            return Err(CacheError::Mismatch {
-                repository: Box::new(repository.clone()),
-                expected: Box::new(*digest),
-                actual: Box::new(actual),
-            });
+            return Err(CacheError::mismatch(repository, *digest, actual));
         }
         self.store.came(repository, digest);
         Ok(())

@@ -42,6 +42,10 @@ impl From<StoreError> for CacheError {
 }
 
 impl CacheError {
+    pub(super) fn mismatch(repository: &Repository, expected: Digest, actual: Digest) -> Self {
+        Self::Mismatch { repository: Box::new(repository.clone()), expected: Box::new(expected), actual: Box::new(actual) }
+    }
+
     pub(super) fn no_manifest(repository: &Repository, error: &ManifestError) -> Self {
         Self::NoManifest { repository: Box::new(repository.clone()), reason: crate::telemetry::chain(error) }
     }

@@ -223,8 +223,9 @@ impl Leader {
         // It may have been committed between the caller's look and this fill. By whom is not known here, so that where rights are looked at
         // a repository that only claims it gets it from its own registry.
         let link = store.link(&wanted.repository, &wanted.digest);
-        let may_look = !self.fills.limits.looks_at_rights || link.as_ref().is_some_and(|link| !link.claimed);
-        if may_look && let Some(blob) = super::blobs::open_or_miss(store, &wanted.digest).await {
+        if super::claims::is_certain(self.fills.limits.looks_at_rights, link.as_ref())
+            && let Some(blob) = super::blobs::open_or_miss(store, &wanted.digest).await
+        {
             if link.is_none() {
                 let size = wanted.upstream.head_blob(&wanted.repository, &wanted.digest).await?;
                 store.put_link(&wanted.repository, &wanted.digest, size);

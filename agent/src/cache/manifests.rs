@@ -49,14 +49,15 @@ impl Cache {
     }
 
     async fn manifest_by_digest(&self, by: &Requester, repository: &Repository, digest: &Digest) -> ManifestResult {
-        // What it has of its own needs no second look.
-        if let Some(record) = self.store.manifest_record(repository, digest)
-            && let Some(answer) = self.stored_manifest(digest, Some(record.media_type)).await
-        {
-            return Ok(answer);
-        }
-        if let Some(media_type) = self.store.find_manifest(repository, digest).await
-            && !self.is_anothers_manifest(by, repository, digest).await
+        let here = match self.store.manifest_record(repository, digest) {
+            // What it has of its own needs no second look.
+            Some(record) => Some(Some(record.media_type)),
+            None => match self.store.find_manifest(repository, digest).await {
+                Some(media_type) if !self.is_anothers_manifest(by, repository, digest).await => Some(media_type),
+                _ => None,
+            },
+        };
+        if let Some(media_type) = here
             && let Some(answer) = self.stored_manifest(digest, media_type).await
         {
             return Ok(answer);
@@ -215,11 +216,7 @@ fn accept(repository: &Repository, target: &Target, fetched: FetchedManifest) ->
     if let Some(expected) = expected
         && expected != actual
     {
-        return Err(CacheError::Mismatch {
-            repository: Box::new(repository.clone()),
-            expected: Box::new(expected),
-            actual: Box::new(actual),
-        });
+        return Err(CacheError::mismatch(repository, expected, actual));
     }
     let manifest = Manifest::parse(&fetched.bytes).map_err(|error| CacheError::no_manifest(repository, &error))?;
     let media_type = match fetched.media_type {

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::error::CacheError;
 use super::manifests::ManifestResult;
 use super::{Cache, Origin};
-use crate::oci::{Digest, Repository, Tag, Target};
+use crate::oci::{Digest, Registry, Repository, Tag, Target};
 use crate::requester::Requester;
 use crate::store::{TagRecord, UpstreamStatus, now_seconds};
 use crate::upstream::UpstreamError;
@@ -100,12 +100,18 @@ impl Cache {
             Ok(Ok(confirmation)) => confirmation,
             Ok(Err(error)) => Confirmation::Unconfirmed { status: UpstreamStatus::Unavailable, reason: error.to_string() },
             Err(_) => {
-                let reason = format!("upstream did not answer within {} ms", self.config.revalidate_timeout.as_millis());
-                self.unavailable.insert(repository.registry.clone(), reason.clone());
+                let reason = self.was_late(&repository.registry);
                 self.store.note_tag(repository, tag, &digest, UpstreamStatus::Unavailable);
                 Confirmation::Unconfirmed { status: UpstreamStatus::Unavailable, reason }
             }
         }
+    }
+
+    /// Notes that a registry did not answer in time; the reason that is noted.
+    pub(super) fn was_late(&self, registry: &Registry) -> String {
+        let reason = CacheError::Late { waited: self.config.revalidate_timeout }.to_string();
+        self.unavailable.insert(registry.clone(), reason.clone());
+        reason
     }
 
     pub(super) async fn revalidate(&self, by: &Requester, repository: &Repository, tag: &Tag, digest: &Digest) -> Confirmation {

@@ -20,14 +20,15 @@ async fn beside(scene: &Scene, evil: &Server) -> (Cache, Access) {
     let mut config = Config { upstream: mk_plain(&scene.server), auth: scene.auth.clone(), ..Config::default() };
     config.upstream.registries.extend(mk_plain(evil).registries);
     config.upstream.stall_timeout = Duration::from_secs(30);
-    let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
-    let upstream = Upstream::new(config.upstream.clone(), Arc::new(())).unwrap();
-    let cache = Cache::new(&config, scene.store.clone(), upstream, Arc::clone(&metrics), &scene.tasks);
-    scene.access.flush(&scene.store).await;
-    let access = Access::new(scene.auth.clone(), &scene.store, &cache, &metrics).await;
-    access.join(Arc::clone(&scene.purse) as _);
-    access.set_keys(&[scene.signer.key().clone()]);
-    (cache, access)
+    scene.beside(&config).await
+}
+
+/// Somebody who shows nothing gets the manifest of a repository there, which names the layer: the repository, and as whom.
+async fn claiming(cache: &Cache, access: &Access, evil: &Server, name: &str) -> (Repository, Requester) {
+    let theirs = repo(&evil.registry, name);
+    let by = access.admit(None, &theirs, &tag("1")).await.unwrap();
+    cache.manifest(&by, &theirs, &one()).await.unwrap();
+    (theirs, by)
 }
 
 fn one() -> Target {
@@ -40,9 +41,7 @@ async fn a_manifest_elsewhere_that_names_a_private_layer_opens_nothing() {
     scene.pull(Some("team")).await.unwrap();
     let evil = liar(|| Reply::status(404).header("content-length", "0")).await;
     let (cache, access) = beside(&scene, &evil).await;
-    let theirs = repo(&evil.registry, "open");
-    let by = access.admit(None, &theirs, &tag("1")).await.unwrap();
-    cache.manifest(&by, &theirs, &one()).await.unwrap();
+    let (theirs, by) = claiming(&cache, &access, &evil, "open").await;
     assert!(cache.blob(&by, &theirs, &digest(LAYER)).await.is_err(), "the layer came for another");
 }
 
@@ -71,9 +70,7 @@ async fn a_registry_that_holds_a_layer_back_gets_none_and_holds_nobody_up() {
     let scene = Scene::new(401, HOUR).await;
     let evil = liar(Reply::never).await;
     let (cache, access) = beside(&scene, &evil).await;
-    let theirs = repo(&evil.registry, "open");
-    let by = access.admit(None, &theirs, &tag("1")).await.unwrap();
-    cache.manifest(&by, &theirs, &one()).await.unwrap();
+    let (theirs, by) = claiming(&cache, &access, &evil, "open").await;
     let waiting = tokio::spawn({
         let (cache, by, theirs) = (cache.clone(), by.clone(), theirs.clone());
         async move { cache.blob(&by, &theirs, &digest(LAYER)).await.map(drop) }
@@ -94,9 +91,7 @@ async fn a_registry_that_holds_a_layer_back_gets_none_and_holds_nobody_up() {
     assert_eq!(cache.claim(&by, &theirs, &digest(LAYER), Some(&link)).await, crate::cache::Claim::Anothers);
     assert!(!waiting.is_finished());
     // Neither for another repository of its own that only joined the wait.
-    let sibling = repo(&evil.registry, "sibling");
-    let by = access.admit(None, &sibling, &tag("1")).await.unwrap();
-    cache.manifest(&by, &sibling, &one()).await.unwrap();
+    let (sibling, by) = claiming(&cache, &access, &evil, "sibling").await;
     let link = scene.store.link(&sibling, &digest(LAYER)).unwrap();
     assert_eq!(cache.claim(&by, &sibling, &digest(LAYER), Some(&link)).await, crate::cache::Claim::Anothers);
     waiting.abort();
@@ -108,9 +103,7 @@ async fn what_a_registry_has_sent_is_known_to_be_its_own() {
     scene.pull(Some("team")).await.unwrap();
     let honest = liar(|| Reply::ok(LAYER)).await;
     let (cache, access) = beside(&scene, &honest).await;
-    let theirs = repo(&honest.registry, "open");
-    let by = access.admit(None, &theirs, &tag("1")).await.unwrap();
-    cache.manifest(&by, &theirs, &one()).await.unwrap();
+    let (theirs, by) = claiming(&cache, &access, &honest, "open").await;
     let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
     let content = cache.blob(&by, &theirs, &digest(LAYER)).await.unwrap().content;
     let sent: Vec<_> = futures_util::TryStreamExt::try_collect(content.stream(None, metrics)).await.unwrap();
@@ -138,21 +131,10 @@ async fn after_the_index_was_lost_what_came_from_one_of_two_goes_to_who_may_have
     scene.pull(Some("team")).await.unwrap();
     let evil = liar(|| Reply::status(404).header("content-length", "0")).await;
     let (cache, access) = beside(&scene, &evil).await;
-    let theirs = repo(&evil.registry, "open");
-    let by = access.admit(None, &theirs, &tag("1")).await.unwrap();
-    cache.manifest(&by, &theirs, &one()).await.unwrap();
-    scene.tasks.close();
-    scene.tasks.wait().await;
+    let (theirs, by) = claiming(&cache, &access, &evil, "open").await;
     access.flush(&scene.store).await;
     drop((cache, access));
-    let Scene { dir, store, server, door, purse, signer, cache, access, app, auth, .. } = scene;
-    drop((store, cache, access));
-    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
-    let store = Store::open(dir.path()).unwrap();
-    store.settle().await.unwrap();
-    let tasks = TaskTracker::new();
-    let (cache, access) = open(&server, &store, &auth, &purse, &signer, &tasks).await;
-    let scene = Scene { dir, store, server, door, purse, signer, cache, access, app, tasks, auth };
+    let scene = scene.restarted_after(|dir| std::fs::remove_dir_all(dir.join("index")).unwrap()).await;
     let (cache, access) = beside(&scene, &evil).await;
     assert_eq!(access.admit(None, &theirs, &tag("1")).await.unwrap(), by);
     assert!(cache.blob(&by, &theirs, &digest(LAYER)).await.is_err(), "it may have come for the other");
@@ -166,12 +148,11 @@ async fn who_joined_a_download_that_brings_nothing_has_proven_nothing() {
     let scene = Scene::new(401, HOUR).await;
     let evil = liar(Reply::never).await;
     let (cache, access) = beside(&scene, &evil).await;
-    let (first, second) = (repo(&evil.registry, "first"), repo(&evil.registry, "second"));
-    let mut waiting = Vec::new();
-    for name in [&first, &second] {
-        let by = access.admit(None, name, &tag("1")).await.unwrap();
-        cache.manifest(&by, name, &one()).await.unwrap();
-        let (cache, name) = (cache.clone(), name.clone());
+    let (mut waiting, mut names) = (Vec::new(), Vec::new());
+    for name in ["first", "second"] {
+        let (name, by) = claiming(&cache, &access, &evil, name).await;
+        names.push(name.clone());
+        let cache = cache.clone();
         waiting.push(tokio::spawn(async move { cache.blob(&by, &name, &digest(LAYER)).await.map(drop) }));
         while !evil.seen().iter().any(|seen| seen.path.contains("/blobs/")) {
             tokio::task::yield_now().await;
@@ -182,7 +163,7 @@ async fn who_joined_a_download_that_brings_nothing_has_proven_nothing() {
         tokio::task::yield_now().await;
     }
     scene.pull(Some("team")).await.unwrap();
-    for name in [&first, &second] {
+    for name in &names {
         let link = scene.store.link(name, &digest(LAYER)).unwrap();
         assert!(link.claimed, "{name}");
         assert_eq!(cache.claim(&Requester::Anyone, name, &digest(LAYER), Some(&link)).await, crate::cache::Claim::Anothers, "{name}");

@@ -91,10 +91,7 @@ async fn a_limit_for_those_who_show_nothing_is_what_the_agents_own_credentials_a
         std::fs::write(&file, login.to_string()).unwrap();
         let mut config = Config { upstream: mk_plain(&server), auth: scene.auth.clone(), ..Config::default() };
         config.upstream.auth_file = Some(file);
-        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
-        let upstream = Upstream::new(config.upstream.clone(), Arc::new(())).unwrap();
-        let cache = Cache::new(&config, scene.store.clone(), upstream, Arc::clone(&metrics), &scene.tasks);
-        let access = Access::new(scene.auth.clone(), &scene.store, &cache, &metrics).await;
+        let (cache, access) = scene.beside(&config).await;
         let app = repo(&server.registry, "app");
         let admitted = access.admit(None, &app, &tag("1")).await;
         if !is_open {
@@ -115,11 +112,7 @@ async fn a_registry_that_is_away_is_waited_for_once_and_not_by_each_request() {
     let hangs = Server::http(|_| Reply::never()).await;
     let mut config = Config { upstream: mk_plain(&hangs), auth: scene.auth.clone(), ..Config::default() };
     config.tags.revalidate_timeout = Duration::from_millis(200);
-    let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
-    let upstream = Upstream::new(config.upstream.clone(), Arc::new(())).unwrap();
-    let cache = Cache::new(&config, scene.store.clone(), upstream, Arc::clone(&metrics), &scene.tasks);
-    let access = Access::new(scene.auth.clone(), &scene.store, &cache, &metrics).await;
-    access.set_keys(&[scene.signer.key().clone()]);
+    let (_, access) = scene.beside(&config).await;
     let token = scene.token("team");
     let app = repo(&hangs.registry, "app");
     access.inner.rights.prove(&app, "team", now_seconds() - 10);
