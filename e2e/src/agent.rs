@@ -49,6 +49,8 @@ impl Agent {
         option("--listen", format!("127.0.0.1:{port}"));
         option("--admin-listen", format!("127.0.0.1:{admin_port}"));
         option("--data-dir", data_dir.display().to_string());
+        // How full the machine's disk is must not decide what is cached.
+        option("--cache-min-free", "16Mi".to_owned());
         for host in plain_http {
             option("--plain-http", host.clone());
         }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::agent::TestAgent;
+use crate::support::agent::{Builder, TestAgent};
 use crate::support::client::{read_at_least, same_bytes};
 use crate::support::images::{self, noise};
 use crate::support::registry::{FakeRegistry, Fault, Gate, On};
@@ -26,6 +26,11 @@ impl Mount {
 
     fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// An agent that keeps its data here, and leaves as much free as it does by itself.
+    fn agent(&self) -> Builder {
+        TestAgent::builder().data_dir(&self.path().join("data")).env("KUIK_CACHE_MIN_FREE", "10%")
     }
 
     fn remount(&self, options: &str) {
@@ -57,7 +62,7 @@ impl Drop for Mount {
 async fn what_does_not_fit_streams_through() {
     let disk = Mount::new("2m");
     let image = images::simple(1, &[6 * MIB, 50_000]);
-    let scene = Scene::with(image, TestAgent::builder().data_dir(&disk.path().join("data"))).await;
+    let scene = Scene::with(image, disk.agent()).await;
     for _ in 0..2 {
         scene.pull().await;
     }
@@ -72,7 +77,7 @@ async fn what_does_not_fit_streams_through() {
 #[tokio::test]
 async fn a_disk_that_fills_up_during_a_download_interrupts_nobody() {
     let disk = Mount::new("8m");
-    let scene = Scene::with(images::simple(1, &[6 * MIB]), TestAgent::builder().data_dir(&disk.path().join("data"))).await;
+    let scene = Scene::with(images::simple(1, &[6 * MIB]), disk.agent()).await;
     scene.manifest().await;
     let gate = Gate::new();
     scene.upstream.fault_times(1, scene.on_layer(), Fault::HoldBody(MIB, gate.clone()));
@@ -96,7 +101,7 @@ async fn a_disk_that_fills_up_during_a_download_interrupts_nobody() {
 #[tokio::test]
 async fn wrong_bytes_are_not_served_through_a_full_disk_either() {
     let disk = Mount::new("2m");
-    let scene = Scene::with(images::simple(1, &[6 * MIB]), TestAgent::builder().data_dir(&disk.path().join("data"))).await;
+    let scene = Scene::with(images::simple(1, &[6 * MIB]), disk.agent()).await;
     scene.manifest().await;
     scene.upstream.fault(scene.on_layer(), Fault::FlipFirst);
     let got = scene.agent.try_get(&scene.layer_path()).await;
@@ -112,7 +117,7 @@ async fn an_agent_on_a_full_disk_pulls_and_restarts() {
     let upstream = FakeRegistry::start();
     let old = images::simple(1, &[100_000]);
     old.push(&upstream, "app", "old");
-    let mut agent = TestAgent::builder().plain_http(&upstream).data_dir(&disk.path().join("data")).start().await;
+    let mut agent = disk.agent().plain_http(&upstream).start().await;
     let app = upstream.repository("app");
     pull(&agent, &app, "old", &old).await;
     agent.committed(&old.layer().digest).await;
@@ -142,7 +147,7 @@ async fn an_agent_on_a_full_disk_pulls_and_restarts() {
 async fn an_agent_that_starts_on_a_full_disk_pulls() {
     let disk = Mount::new("4m");
     disk.fill_up();
-    let scene = Scene::with(images::simple(1, &[MIB]), TestAgent::builder().data_dir(&disk.path().join("data"))).await;
+    let scene = Scene::with(images::simple(1, &[MIB]), disk.agent()).await;
     scene.pull().await;
     scene.pull().await;
 }
@@ -150,7 +155,7 @@ async fn an_agent_that_starts_on_a_full_disk_pulls() {
 #[tokio::test]
 async fn a_disk_that_became_read_only_serves_what_it_holds_and_the_rest_streams_through() {
     let disk = Mount::new("16m");
-    let mut scene = Scene::with(images::simple(1, &[MIB]), TestAgent::builder().data_dir(&disk.path().join("data"))).await;
+    let mut scene = Scene::with(images::simple(1, &[MIB]), disk.agent()).await;
     scene.pull().await;
     scene.agent.committed(&scene.layer().digest).await;
     scene.agent.terminate();
@@ -172,7 +177,7 @@ async fn a_disk_that_became_read_only_serves_what_it_holds_and_the_rest_streams_
 async fn no_file_left_to_make_is_a_full_disk_too() {
     let disk = Mount::new("16m");
     disk.remount("nr_inodes=60");
-    let scene = Scene::with(images::simple(1, &[MIB]), TestAgent::builder().data_dir(&disk.path().join("data"))).await;
+    let scene = Scene::with(images::simple(1, &[MIB]), disk.agent()).await;
     for i in 0..100 {
         if std::fs::write(disk.path().join(format!("filler{i}")), b"").is_err() {
             break;
@@ -190,7 +195,7 @@ async fn what_others_write_makes_the_cache_smaller_and_it_grows_again() {
     let disk = Mount::new("64m");
     let upstream = FakeRegistry::start();
     let args = ["--cache-min-free=16Mi", "--cache-scrub-interval=0s"];
-    let agent = TestAgent::builder().plain_http(&upstream).data_dir(&disk.path().join("data")).args(args).start().await;
+    let agent = disk.agent().plain_http(&upstream).args(args).start().await;
     let app = upstream.repository("app");
     let images: Vec<_> = (0..30).map(|number| images::simple(number, &[MIB])).collect();
     for (number, image) in images.iter().enumerate() {
@@ -237,7 +242,7 @@ async fn fill_up_during(scene: &Scene, disk: &Mount, headers: &[(&'static str, &
 #[tokio::test]
 async fn a_range_that_was_almost_done_when_the_disk_filled_up_is_whole() {
     let disk = Mount::new("8m");
-    let scene = Scene::with(images::simple(1, &[6 * MIB]), TestAgent::builder().data_dir(&disk.path().join("data"))).await;
+    let scene = Scene::with(images::simple(1, &[6 * MIB]), disk.agent()).await;
     scene.manifest().await;
     for range in [0..MIB - 1000, 0..MIB, 100_000..MIB + 70_000, MIB..5 * MIB, MIB - 70_000..6 * MIB] {
         let header = format!("bytes={}-{}", range.start, range.end - 1);
@@ -249,7 +254,7 @@ async fn a_range_that_was_almost_done_when_the_disk_filled_up_is_whole() {
 #[tokio::test]
 async fn a_blob_of_unknown_size_misses_nothing_when_the_disk_fills_up() {
     let disk = Mount::new("8m");
-    let scene = Scene::with(images::simple(1, &[6 * MIB]), TestAgent::builder().data_dir(&disk.path().join("data"))).await;
+    let scene = Scene::with(images::simple(1, &[6 * MIB]), disk.agent()).await;
     scene.upstream.fault(scene.on_layer(), Fault::NoLength);
     let got = fill_up_during(&scene, &disk, &[]).await;
     same_bytes(&got, &scene.layer().bytes);
@@ -258,7 +263,7 @@ async fn a_blob_of_unknown_size_misses_nothing_when_the_disk_fills_up() {
 #[tokio::test]
 async fn what_a_crash_left_is_deleted_even_on_a_full_disk() {
     let disk = Mount::new("8m");
-    let mut scene = Scene::with(images::simple(1, &[6 * MIB]), TestAgent::builder().data_dir(&disk.path().join("data"))).await;
+    let mut scene = Scene::with(images::simple(1, &[6 * MIB]), disk.agent()).await;
     scene.manifest().await;
     let gate = Gate::new();
     scene.upstream.fault(scene.on_layer(), Fault::HoldBody(4 * MIB, gate.clone()));

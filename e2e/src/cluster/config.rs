@@ -59,7 +59,7 @@ pub(super) fn cni(number: u8) -> String {
 
 /// The kubelet's of a node on the machine's disk. Disks of test machines are full in every sense but the one that matters: nothing is
 /// evicted, no image collected.
-const MACHINE_DISK: &str = r#"evictionHard: { nodefs.available: "1%", imagefs.available: "1%", nodefs.inodesFree: "1%" }
+const MACHINE_DISK: &str = r#"evictionHard: { nodefs.available: "64Mi", imagefs.available: "64Mi", nodefs.inodesFree: "1%" }
 imageGCHighThresholdPercent: 100
 "#;
 

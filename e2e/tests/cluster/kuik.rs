@@ -204,7 +204,7 @@ impl<'a> Kuik<'a> {
         json!({
             "registries": registries,
             // How full the disk of the machine is must not decide what is cached.
-            "agent": { "tags": { "freshFor": "1s" }, "cache": { "minFree": "2%" } },
+            "agent": { "tags": { "freshFor": "1s" }, "cache": { "minFree": "64Mi" } },
             "controllers": { "webhook": {
                 // A machine that is busy with tests may be slow; what is tested is whether reviews are answered at all.
                 "timeoutSeconds": 30,
