@@ -129,21 +129,29 @@ impl Access {
     }
 
     /// Whether a namespace may have it.
-    pub(super) async fn admit_namespace(&self, namespace: &Arc<str>, repository: &Repository, asked: &Asked) -> Result<Requester, Refusal> {
+    pub(super) async fn admit_namespace(
+        &self,
+        namespace: &Arc<str>,
+        repository: &Repository,
+        asked: &Asked,
+        was_open: bool,
+    ) -> Result<Requester, Refusal> {
         let requester = Requester::Namespace(Arc::clone(namespace));
         let proven_at = self.inner.rights.proven_at(repository, namespace);
         if proven_at.is_some_and(|at| is_within(at, self.inner.config.proof_ttl.as_secs())) {
             return Ok(requester);
         }
         let said = match proven_at {
+            // What is known, or was open once and may be here, does not wait for a registry that is away.
             Some(_) => self.ask_again(&requester, repository, asked).await,
+            None if was_open => self.ask_again(&requester, repository, asked).await,
             None => Said::of(self.inner.cache.ask_leave(&requester, repository, asked).await),
         };
         let may_go_by_the_last = proven_at.is_some() && self.inner.config.on_upstream_down == OnUpstreamDown::LastProven;
         match said {
             // A proof takes a manifest: see `Leave`.
             Said::Granted(Leave::Other) => Ok(requester),
-            Said::Granted(Leave::ListInstead) if proven_at.is_some() => Ok(requester),
+            Said::Granted(Leave::ListInstead) if may_go_by_the_last => Ok(requester),
             Said::Granted(Leave::ListInstead) => Err(Refusal::not_there(namespace, repository)),
             Said::Granted(Leave::Manifest) => {
                 self.inner.rights.prove(repository, namespace, now_seconds());
@@ -177,7 +185,9 @@ impl Access {
     }
 
     async fn ask_again(&self, by: &Requester, repository: &Repository, asked: &Asked) -> Said {
-        if let Some(error) = self.inner.away.get(repository) {
+        let away = &self.inner.away;
+        let known = away.get(&(None, repository.clone())).or_else(|| away.get(&(Some(by.clone()), repository.clone())));
+        if let Some(error) = known {
             return Said::Away(error);
         }
         let limit: Duration = self.inner.cache.revalidate_timeout();
@@ -185,11 +195,14 @@ impl Access {
             Ok(outcome) => Said::of(outcome),
             Err(_) => Said::Away(CacheError::Late { waited: limit }),
         };
-        if let Said::Away(
-            error @ (CacheError::Late { .. } | CacheError::Upstream(UpstreamError::Unreachable { .. } | UpstreamError::Stalled { .. })),
-        ) = &said
-        {
-            self.inner.away.insert(repository.clone(), error.clone());
+        // A registry may be slow for one, and answer another.
+        let for_whom = match &said {
+            Said::Away(CacheError::Upstream(UpstreamError::Unreachable { .. })) => None,
+            Said::Away(CacheError::Late { .. } | CacheError::Upstream(UpstreamError::Stalled { .. })) => Some(by.clone()),
+            _ => return said,
+        };
+        if let Said::Away(error) = &said {
+            away.insert((for_whom, repository.clone()), error.clone());
         }
         said
     }

@@ -58,8 +58,8 @@ struct Inner {
     /// What tokens are checked with. Held for a look, never across an await.
     keys: watch::Sender<Vec<PullKey>>,
     refusals: Refusals,
-    /// Repositories whose registry could not be asked a moment ago, and why.
-    away: moka::sync::Cache<Repository, CacheError>,
+    /// Repositories whose registry could not be asked a moment ago, by somebody or by anybody, and why.
+    away: moka::sync::Cache<(Option<Requester>, Repository), CacheError>,
     metrics: Arc<Metrics>,
 }
 
@@ -156,7 +156,7 @@ impl Access {
                 return Err(Refusal::bad_token(repository, &error));
             }
         };
-        let outcome = self.admit_namespace(&namespace, repository, asked).await;
+        let outcome = self.admit_namespace(&namespace, repository, asked, was_open_until.is_some()).await;
         // What was open once is given to whoever shows a token that is good, if its namespace has no right of its own, which would also show
         // it what came later. Not with the agent's own credentials: what they would fetch came later, too.
         if let (Err(_), Some(until)) = (&outcome, was_open_until)

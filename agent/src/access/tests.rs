@@ -38,12 +38,15 @@ fn basic(user: &str, password: &str) -> String {
 /// Who gets in at the registry: everybody, who shows `user:right`, or nobody; 1 for each, 503 for a registry that is broken.
 #[derive(Default)]
 struct Door {
-    /// 0 open, 401 only who shows the right password, 404 hides, 503 is broken.
+    /// 0 open, 1 hangs, 401 only who shows the right password, 404 hides, 503 is broken.
     status: AtomicU16,
 }
 
 fn answer(door: &Door, seen: &Seen) -> Reply {
     let status = door.status.load(Ordering::SeqCst);
+    if status == 1 {
+        return Reply::never();
+    }
     let may = status == 0 || status == 401 && seen.authorization() == basic("user", "right");
     if !may {
         let reply = Reply::status(status).header("content-length", "0");

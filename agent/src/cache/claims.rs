@@ -57,12 +57,15 @@ impl Cache {
         if is_certain(self.config.looks_at_rights, link) {
             return Claim::Good;
         }
-        if self.store.blob_record(digest).is_none() && self.store.small(digest).is_none() {
+        if !self.is_here(digest).await {
             return Claim::Nothing;
         }
         let mut givers = self.store.givers(digest).await;
         // The walk after an unclean stop may not have come to all that reference it.
         if matches!(givers, Givers::OneOf(_)) && self.store.settled().await {
+            if !self.store.knows_all() {
+                return Claim::Anothers;
+            }
             givers = self.store.givers(digest).await;
         }
         let is_good = match givers {
@@ -77,13 +80,22 @@ impl Cache {
         Claim::Good
     }
 
+    /// Also what the index does not know yet.
+    async fn is_here(&self, digest: &Digest) -> bool {
+        self.store.small(digest).is_some()
+            || self.store.blob_record(digest).is_some()
+            || (!self.store.knows_all() && self.store.open_blob(digest).await.is_ok_and(|blob| blob.is_some()))
+    }
+
     /// Whether a download that was begun for another repository of the registry may be joined.
     pub(super) async fn may_join(&self, by: &Requester, repository: &Repository, link: Option<&LinkRecord>, fill: &Fill) -> bool {
-        let (giver, digest) = (std::slice::from_ref(&fill.wanted.repository), &fill.wanted.digest);
-        // That is noted by nobody: a fill that only runs has brought nothing.
+        let giver = &fill.wanted.repository;
+        // What upstream confirms is noted by nobody: a fill that only runs has brought nothing.
         is_certain(self.config.looks_at_rights, link)
             || fill.is_of(repository)
-            || self.is_theirs_too(by, repository, digest, giver).await != Good::No
+            || self.upstream.is_open(giver)
+            || self.upstream.may(by, giver)
+            || (giver.registry == repository.registry && self.confirmed(by, repository, &fill.wanted.digest).await != Good::No)
     }
 
     /// It came from each of these.
@@ -91,26 +103,24 @@ impl Cache {
         if givers.iter().any(|giver| self.upstream.is_open(giver)) {
             return Good::ForAll;
         }
-        if givers.iter().any(|giver| self.upstream.may(by, giver)) {
-            return Good::ForThem;
+        let may = givers.iter().any(|giver| self.upstream.may(by, giver));
+        let has_sibling = givers.iter().any(|giver| giver.registry == repository.registry);
+        match (may, has_sibling) {
+            (true, true) => self.for_them_at_least(by, repository, digest).await,
+            (true, false) => Good::ForThem,
+            (false, true) => self.confirmed(by, repository, digest).await,
+            (false, false) => Good::No,
         }
-        if !givers.iter().any(|giver| giver.registry == repository.registry) {
-            return Good::No;
-        }
-        self.confirmed(by, repository, digest).await
     }
 
-    /// Asks the registry that it came from whether this repository has it, too. Where it cannot be asked, it counts that it took the manifest:
-    /// registries take none whose blobs they do not have there (distribution specification, "Pushing Manifests").
-    async fn confirmed(&self, by: &Requester, repository: &Repository, digest: &Digest) -> Good {
+    /// Who asks may have it, and the registry knows whether all may who may have the repository: that outlives the right of who asks.
+    async fn for_them_at_least(&self, by: &Requester, repository: &Repository, digest: &Digest) -> Good {
         if self.unavailable.contains_key(&repository.registry) {
             return Good::ForThem;
         }
-        let errand = self.upstream.by(by);
-        match timeout(self.config.revalidate_timeout, errand.head_blob(repository, digest)).await {
-            Ok(Ok(_)) => Good::ForAll,
-            Ok(Err(UpstreamError::NotFound { .. } | UpstreamError::Denied { .. } | UpstreamError::Credentials { .. })) => Good::No,
-            Ok(Err(_)) => Good::ForThem,
+        match timeout(self.config.revalidate_timeout, self.confirmed(by, repository, digest)).await {
+            Ok(Good::ForAll) => Good::ForAll,
+            Ok(Good::ForThem | Good::No) => Good::ForThem,
             Err(_) => {
                 self.was_late(&repository.registry);
                 Good::ForThem
@@ -118,17 +128,35 @@ impl Cache {
         }
     }
 
+    /// Asks the registry that it came from whether this repository has it, too. Where it is away, it counts that it took the manifest:
+    /// registries take none whose blobs they do not have there (distribution specification, "Pushing Manifests"). Not where it only limits
+    /// requests, or has too many of ours already: whoever asks can bring that about.
+    async fn confirmed(&self, by: &Requester, repository: &Repository, digest: &Digest) -> Good {
+        match self.upstream.by(by).head_blob(repository, digest).await {
+            Ok(_) => Good::ForAll,
+            Err(UpstreamError::Unreachable { .. } | UpstreamError::Stalled { .. }) => Good::ForThem,
+            Err(_) => Good::No,
+        }
+    }
+
     /// It came from one of these, and nobody knows which.
     async fn is_theirs_whoevers(&self, by: &Requester, repository: &Repository, digest: &Digest, givers: &[Repository]) -> Good {
-        let has_sibling = |giver: &Repository| giver.registry == repository.registry;
-        let may = |giver: &Repository| self.upstream.is_open(giver) || self.upstream.may(by, giver);
-        if givers.is_empty() || !givers.iter().all(|giver| may(giver) || has_sibling(giver)) {
+        let is_sibling = |giver: &Repository| giver.registry == repository.registry;
+        let is_for_all = |giver: &Repository| giver == repository || self.upstream.is_open(giver);
+        let is_for_them = |giver: &Repository| is_for_all(giver) || self.upstream.may(by, giver);
+        if givers.is_empty() || !givers.iter().all(|giver| is_for_them(giver) || is_sibling(giver)) {
             return Good::No;
         }
-        if givers.iter().all(|giver| self.upstream.is_open(giver)) {
+        if givers.iter().all(is_for_all) {
             return Good::ForAll;
         }
-        if givers.iter().all(may) { Good::ForThem } else { self.confirmed(by, repository, digest).await }
+        if !givers.iter().all(is_for_them) {
+            return self.confirmed(by, repository, digest).await;
+        }
+        if givers.iter().all(|giver| is_for_all(giver) || is_sibling(giver)) {
+            return self.for_them_at_least(by, repository, digest).await;
+        }
+        Good::ForThem
     }
 
     pub(super) async fn is_anothers_manifest(&self, by: &Requester, repository: &Repository, digest: &Digest) -> bool {

@@ -88,6 +88,12 @@ impl Cache {
         Ok(self.upstream.by(by).list(repository, &list).await.map(|_| Leave::Other)?)
     }
 
+    /// Whether everybody may have a repository, as far as is known.
+    #[must_use]
+    pub fn is_open(&self, repository: &Repository) -> bool {
+        self.upstream.is_open(repository)
+    }
+
     /// Whether the agent has credentials of its own for a repository.
     #[must_use]
     pub fn has_own_credentials(&self, repository: &Repository) -> bool {

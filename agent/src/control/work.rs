@@ -12,7 +12,7 @@ use super::Parts;
 use crate::cache::{Cache, Platforms, Refreshed};
 use crate::config::own_platform;
 use crate::oci::{Digest, Image};
-use crate::store::{Removal, now_seconds};
+use crate::store::{Removal, Victim, now_seconds};
 use crate::telemetry;
 
 /// Images that are fetched at one time, and tags that are asked for at one time.
@@ -284,8 +284,10 @@ impl Worker {
             .filter_map(|other| other.digest().copied())
             .chain(self.parts.disk.pinned_digests(image.repository()))
             .collect();
-        let target = image.target();
-        match self.parts.store.remove_image(image.repository(), &target, unused_since, needed).await {
+        let repository = image.repository().clone();
+        let is_open = self.parts.cache.is_open(&repository);
+        let victim = Victim { repository, target: image.target(), unused_since, only_if_certain: false, is_open };
+        match self.parts.store.remove_image(victim, needed).await {
             Ok(Removal::Removed { bytes, blobs }) => {
                 tracing::info!(%image, bytes, blobs, unused_since, "dropped an image");
                 self.parts.metrics.dropped(bytes);

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use super::plan::{Candidate, Hold, Need, Plan, plan};
 use super::{Disk, Status};
-use crate::cache::Holding;
+use crate::cache::{Cache, Holding};
 use crate::oci::Repository;
 use crate::store::{Removal, Room, ShortDigest, Space, Victim, now_seconds};
 use crate::telemetry;
@@ -165,7 +165,7 @@ impl Disk {
             // Anew for each batch: it may have changed meanwhile.
             let needs = self.needs();
             let batch: Vec<usize> = batch.iter().copied().filter(|at| needs.standing(&planned.holdings[*at]).is_ok()).collect();
-            let victims = batch.iter().map(|at| victim(&planned.holdings[*at])).collect();
+            let victims = batch.iter().map(|at| victim(&planned.holdings[*at], &self.inner.cache)).collect();
             match self.inner.store.remove_images(victims, needs.digests()).await {
                 Ok(removals) => {
                     for (at, removal) in batch.into_iter().zip(removals) {
@@ -257,12 +257,13 @@ pub(super) fn is_unreadable(holding: &Holding) -> bool {
     !holding.blobs.iter().any(|(digest, bytes)| *digest == own && *bytes > 0)
 }
 
-fn victim(holding: &Holding) -> Victim {
+fn victim(holding: &Holding, cache: &Cache) -> Victim {
     Victim {
         repository: holding.repository.clone(),
         target: holding.target.clone(),
         unused_since: holding.held.used_at,
         only_if_certain: true,
+        is_open: cache.is_open(&holding.repository),
     }
 }
 

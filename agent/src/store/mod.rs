@@ -195,6 +195,12 @@ impl Store {
         true
     }
 
+    /// Whether the index knows what the directory has: see [`Store::settled`].
+    #[must_use]
+    pub fn knows_all(&self) -> bool {
+        self.inner.knows_all()
+    }
+
     /// Opens a committed blob. A file of another size than the blob had when it was committed is quarantined, and absent.
     ///
     /// # Errors

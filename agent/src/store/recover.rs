@@ -3,6 +3,7 @@
 //! It runs behind serving. A look-up that misses while it runs asks the directory itself (`find.rs`), which may well have what the index
 //! does not know yet.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -11,6 +12,7 @@ use super::index::Table;
 use super::layout::{self, digest_key, in_repository};
 use super::record::{BlobRecord, LinkRecord, ManifestRecord, TagRecord, decode, encode};
 use super::refs::{self, Visitor};
+use super::sweep::in_key;
 use super::{Inner, manifests};
 use crate::oci::{Digest, Manifest, Repository, Tag};
 
@@ -24,16 +26,18 @@ pub(super) struct Found {
 
 /// Adds to the index what the directory has and it lacks. Blocks.
 pub(super) fn reindex(inner: &Inner) -> Found {
-    let mut found = Found { blobs: reindex_blobs(inner), ..Found::default() };
+    let (blobs, new) = reindex_blobs(inner);
+    let mut found = Found { blobs, ..Found::default() };
     let mut walk = Walk { inner, found: &mut found };
     refs::walk(&inner.layout, &mut walk);
-    recover_claims(inner);
+    recover_claims(inner, &new);
     inner.index.flush();
     found
 }
 
-fn reindex_blobs(inner: &Inner) -> usize {
-    let mut count = 0;
+/// How many blobs there are, and those that the index did not know.
+fn reindex_blobs(inner: &Inner) -> (usize, BTreeSet<Digest>) {
+    let (mut count, mut new) = (0, BTreeSet::new());
     for (algorithm, algorithm_dir) in list(&inner.layout.blobs()) {
         for (_, shard) in list(&algorithm_dir) {
             for (hex, path) in list(&shard) {
@@ -48,18 +52,22 @@ fn reindex_blobs(inner: &Inner) -> usize {
                 if inner.index.get(Table::Blobs, &key).is_none() {
                     let used = u64::try_from(meta.mtime()).unwrap_or(0);
                     inner.index.put(Table::Blobs, &key, encode(&BlobRecord { size: meta.len(), used }));
+                    new.insert(digest);
                 }
             }
         }
     }
-    count
+    (count, new)
 }
 
-/// The index may have lost that something came: what is only claimed may have.
-fn recover_claims(inner: &Inner) {
+/// The index may have lost that something came: what is only claimed may have. Not where it still had the blob, which it learns after where
+/// that came from.
+fn recover_claims(inner: &Inner, new: &BTreeSet<Digest>) {
     let mut claims = Vec::new();
     inner.index.each(Table::Links, &mut |key, value| {
-        if decode::<LinkRecord>(value).is_some_and(|link| link.claimed && !link.recovered) {
+        if in_key(key).is_some_and(|digest| new.contains(&digest))
+            && decode::<LinkRecord>(value).is_some_and(|link| link.claimed && !link.recovered)
+        {
             claims.push(key.to_vec());
         }
     });

@@ -23,7 +23,8 @@ use super::delete::unlink;
 use super::error::StoreError;
 use super::index::Table;
 use super::layout::{digest_key, digest_of_key, in_repository, repository_prefix};
-use super::record::{TagRecord, decode};
+use super::record::{LinkRecord, TagRecord, decode};
+use super::sweep::in_key;
 use super::{Inner, Store, files};
 use crate::oci::{Digest, Repository, Target};
 
@@ -37,6 +38,8 @@ pub struct Victim {
     /// It stays where a manifest of its repository cannot be read: what that one needs is not known, so that nothing could be freed. If not,
     /// its names go all the same.
     pub only_if_certain: bool,
+    /// Everybody may have it: who only claims what came with it may go on giving that.
+    pub is_open: bool,
 }
 
 /// What became of an image that was to be deleted.
@@ -79,19 +82,12 @@ impl Store {
         .await
     }
 
-    /// Deletes one image.
+    /// Deletes one image. Manifests of its repository that are in `needed` stay, with all they need.
     ///
     /// # Errors
     /// As for [`Store::remove_images`].
-    pub async fn remove_image(
-        &self,
-        repository: &Repository,
-        target: &Target,
-        unused_since: u64,
-        needed: Vec<Digest>,
-    ) -> Result<Removal, StoreError> {
-        let victim = Victim { repository: repository.clone(), target: target.clone(), unused_since, only_if_certain: false };
-        let needed = needed.into_iter().map(|digest| (repository.clone(), digest)).collect();
+    pub async fn remove_image(&self, victim: Victim, needed: Vec<Digest>) -> Result<Removal, StoreError> {
+        let needed = needed.into_iter().map(|digest| (victim.repository.clone(), digest)).collect();
         let removals = self.remove_images(vec![victim], needed).await?;
         Ok(removals.first().copied().unwrap_or(Removal::Absent))
     }
@@ -115,6 +111,7 @@ struct Loss<'a> {
     gone: Vec<Digest>,
     /// What it references no more.
     orphans: BTreeSet<Digest>,
+    is_open: bool,
 }
 
 impl Inner {
@@ -129,15 +126,19 @@ impl Inner {
         let mut read = Read::default();
         let mut losses = Vec::new();
         for (repository, nths) in by_repository {
+            let is_open = nths.iter().all(|nth| victims[*nth].is_open);
             let going = nths.into_iter().filter_map(|nth| self.going(nth, &victims[nth], &mut removals)).collect();
             let needed = needed.iter().filter(|(of, _)| of == repository).map(|(_, digest)| *digest);
-            losses.push(self.loss(repository, going, (&needed.collect::<Vec<_>>(), &mut read), &mut removals));
+            let loss = self.loss(repository, going, (&needed.collect::<Vec<_>>(), &mut read), &mut removals);
+            losses.push(Loss { is_open, ..loss });
         }
         if !self.index.is_sound() {
             // It broke meanwhile: what was read from it may lack rows.
             return Ok((vec![Removal::NotYet; victims.len()], BTreeSet::new()));
         }
+        let public = losses.iter().filter(|loss| loss.is_open).flat_map(|loss| self.own_orphans(loss)).collect();
         losses.iter().for_each(|loss| self.forget_names(loss));
+        self.leave_to_claimants(&public);
         let mut orphans: BTreeSet<Digest> = losses.iter().flat_map(|loss| &loss.orphans).copied().collect();
         self.spare_what_others_need(&mut orphans);
         if !self.index.is_sound() {
@@ -157,7 +158,7 @@ impl Inner {
 
     /// The image as it is now, unless it is not to go.
     fn going<'a>(&self, nth: usize, victim: &'a Victim, removals: &mut [Removal]) -> Option<Going<'a>> {
-        let Victim { repository, target, unused_since, only_if_certain } = victim;
+        let Victim { repository, target, unused_since, only_if_certain, .. } = victim;
         let root = match target {
             Target::Tag(tag) => {
                 let row = self.index.get(Table::Tags, &in_repository(repository, tag.as_str().as_bytes()));
@@ -206,7 +207,7 @@ impl Inner {
                 // One that cannot be read may need any of them.
                 orphans.clear();
             }
-            return Loss { repository, going, own, gone, orphans };
+            return Loss { repository, going, own, gone, orphans, is_open: false };
         }
     }
 
@@ -252,7 +253,7 @@ impl Inner {
 
     /// Takes out of the index what the repository has no more.
     fn forget_names(&self, loss: &Loss<'_>) {
-        let Loss { repository, going, own, gone, orphans } = loss;
+        let Loss { repository, going, own, gone, orphans, .. } = loss;
         for tag in going.iter().filter_map(|going| tag_of(going.target)) {
             self.index.remove(Table::Tags, &in_repository(repository, tag));
         }
@@ -269,12 +270,35 @@ impl Inner {
         }
     }
 
+    /// What a repository references no more that came for it.
+    fn own_orphans(&self, loss: &Loss<'_>) -> Vec<Digest> {
+        let is_own = |digest: &&Digest| {
+            let row = self.index.get(Table::Links, &in_repository(loss.repository, &digest_key(digest)));
+            row.and_then(|bytes| decode::<LinkRecord>(&bytes)).is_some_and(|link| !link.claimed)
+        };
+        loss.orphans.iter().filter(is_own).copied().collect()
+    }
+
+    /// What everybody could have from the repository that loses it is that of all who claim it. Afterwards nobody knows where it came from.
+    fn leave_to_claimants(&self, public: &BTreeSet<Digest>) {
+        let mut heirs = Vec::new();
+        if !public.is_empty() {
+            self.index.each(Table::Links, &mut |key, value| {
+                if in_key(key).is_some_and(|digest| public.contains(&digest))
+                    && decode::<LinkRecord>(value).is_some_and(|link| link.claimed)
+                {
+                    heirs.push(key.to_vec());
+                }
+            });
+        }
+        heirs.iter().for_each(|key| self.came_to(key));
+    }
+
     /// Takes out of `orphans` what some repository still references.
     fn spare_what_others_need(&self, orphans: &mut BTreeSet<Digest>) {
         for table in [Table::Links, Table::Manifests] {
             self.index.each(table, &mut |key, _| {
-                let digest = key.iter().position(|byte| *byte == 0).and_then(|zero| digest_of_key(&key[zero + 1..]));
-                if let Some(digest) = digest {
+                if let Some(digest) = in_key(key) {
                     orphans.remove(&digest);
                 }
             });

@@ -144,7 +144,7 @@ pub(super) struct Reference {
 }
 
 /// The digest in a key that begins with a repository.
-fn in_key(key: &[u8]) -> Option<Digest> {
+pub(super) fn in_key(key: &[u8]) -> Option<Digest> {
     let zero = key.iter().position(|byte| *byte == 0)?;
     digest_of_key(&key[zero + 1..])
 }

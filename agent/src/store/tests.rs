@@ -86,8 +86,12 @@ async fn put_image(store: &Store, path: &str, tag: &str, layers: &[&str]) -> Dig
     put_manifest(store, &repository(path), &manifest_of(layers), Some(tag)).await
 }
 
+fn going(path: &str, target: &Target, unused_since: u64) -> Victim {
+    Victim { repository: repository(path), target: target.clone(), unused_since, only_if_certain: false, is_open: false }
+}
+
 async fn remove(store: &Store, path: &str, target: &Target) -> Removal {
-    store.remove_image(&repository(path), target, 10, Vec::new()).await.unwrap()
+    store.remove_image(going(path, target, 10), Vec::new()).await.unwrap()
 }
 
 fn blobs_on_disk(dir: &Path) -> BTreeSet<Digest> {
@@ -182,7 +186,7 @@ async fn an_index_goes_with_its_parts_but_not_with_what_is_wanted_by_digest() {
     }
     put_manifest(&store, &app, &index, Some("1")).await;
     let wanted = digest_of(&children[1]);
-    let removed = store.remove_image(&app, &tag("1"), 10, vec![wanted]).await.unwrap();
+    let removed = store.remove_image(going("a.b/app", &tag("1"), 10), vec![wanted]).await.unwrap();
     assert!(matches!(removed, Removal::Removed { blobs: 3, .. }), "{removed:?}");
     assert_eq!(blobs_on_disk(dir.path()), [wanted, digest_of(b"arm")].into());
     check_sound(&store, dir.path()).await;
@@ -194,7 +198,7 @@ async fn an_index_goes_with_its_parts_but_not_with_what_is_wanted_by_digest() {
 async fn what_was_used_since_stays() {
     let (dir, store) = mk_store().await;
     let digest = put_image(&store, "a.b/app", "1", &["layer"]).await;
-    let early = store.remove_image(&repository("a.b/app"), &Target::Digest(digest), 9, Vec::new()).await.unwrap();
+    let early = store.remove_image(going("a.b/app", &Target::Digest(digest), 9), Vec::new()).await.unwrap();
     assert_eq!(early, Removal::Used(10));
     store.touch(&digest);
     assert!(matches!(remove(&store, "a.b/app", &tag("1")).await, Removal::Used(used) if used > 10));
@@ -338,9 +342,8 @@ async fn pulls_and_deletions_at_the_same_time_leave_a_sound_store() {
                         put_image(&store, "a.b/other", "1", &["shared", "1"]).await;
                     }
                     _ => {
-                        let (app, other) = (repository("a.b/app"), repository("a.b/other"));
-                        store.remove_image(&app, &tag(&tag_name), u64::MAX, Vec::new()).await.unwrap();
-                        store.remove_image(&other, &tag("1"), u64::MAX, Vec::new()).await.unwrap();
+                        store.remove_image(going("a.b/app", &tag(&tag_name), u64::MAX), Vec::new()).await.unwrap();
+                        store.remove_image(going("a.b/other", &tag("1"), u64::MAX), Vec::new()).await.unwrap();
                     }
                 }
             }
@@ -354,9 +357,9 @@ async fn pulls_and_deletions_at_the_same_time_leave_a_sound_store() {
     let store = open_store(dir.path()).await;
     check_sound(&store, dir.path()).await;
     for text in ["0", "1", "2"] {
-        store.remove_image(&repository("a.b/app"), &tag(text), u64::MAX, Vec::new()).await.unwrap();
+        store.remove_image(going("a.b/app", &tag(text), u64::MAX), Vec::new()).await.unwrap();
     }
-    store.remove_image(&repository("a.b/other"), &tag("1"), u64::MAX, Vec::new()).await.unwrap();
+    store.remove_image(going("a.b/other", &tag("1"), u64::MAX), Vec::new()).await.unwrap();
     check_sound(&store, dir.path()).await;
     let catalogue = store.catalogue();
     assert!(catalogue.tags.is_empty() && catalogue.manifests.is_empty());

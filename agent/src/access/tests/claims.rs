@@ -1,6 +1,7 @@
 //! A manifest that names what came for another.
 
 use super::*;
+use crate::store::{Removal, Victim};
 
 /// A registry of somebody who knows the digest of another's layer: it says that it has it, and what it sends is `sent`.
 async fn liar(sent: impl Fn() -> Reply + Send + Sync + 'static) -> Server {
@@ -169,4 +170,86 @@ async fn who_joined_a_download_that_brings_nothing_has_proven_nothing() {
         assert_eq!(cache.claim(&Requester::Anyone, name, &digest(LAYER), Some(&link)).await, crate::cache::Claim::Anothers, "{name}");
     }
     waiting.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn after_an_unclean_stop_a_claim_is_worth_no_more_than_before() {
+    let scene = Scene::new(401, HOUR).await;
+    scene.pull(Some("team")).await.unwrap();
+    let evil = liar(|| Reply::status(404).header("content-length", "0")).await;
+    let (cache, access) = beside(&scene, &evil).await;
+    let (theirs, by) = claiming(&cache, &access, &evil, "open").await;
+    remove(&scene, &scene.app, false).await;
+    assert!(scene.store.blob_record(&digest(LAYER)).is_some(), "the claim keeps it");
+    access.flush(&scene.store).await;
+    drop((cache, access));
+    let scene = scene.restarted().await;
+    let (cache, access) = beside(&scene, &evil).await;
+    assert_eq!(access.admit(None, &theirs, &tag("1")).await.unwrap(), by);
+    assert!(cache.blob(&by, &theirs, &digest(LAYER)).await.is_err(), "it came for another, which is gone");
+}
+
+#[tokio::test]
+async fn what_was_open_to_everybody_stays_with_who_claims_it_when_it_goes() {
+    for is_open in [true, false] {
+        let scene = Scene::new(401, HOUR).await;
+        scene.pull(Some("team")).await.unwrap();
+        let other = liar(|| Reply::status(404).header("content-length", "0")).await;
+        let (cache, access) = beside(&scene, &other).await;
+        let (theirs, by) = claiming(&cache, &access, &other, "open").await;
+        remove(&scene, &scene.app, is_open).await;
+        assert_eq!(cache.blob(&by, &theirs, &digest(LAYER)).await.is_ok(), is_open);
+    }
+}
+
+/// The image goes, in a repository that everybody may have or not.
+async fn remove(scene: &Scene, repository: &Repository, is_open: bool) {
+    let victim = Victim { repository: repository.clone(), target: one(), unused_since: u64::MAX, only_if_certain: true, is_open };
+    let removal = scene.store.remove_image(victim, Vec::new()).await.unwrap();
+    assert!(matches!(removal, Removal::Removed { .. }), "{removal:?}");
+}
+
+/// The layer came for `app`; the manifest of `sibling`, which is of the same registry, claims it.
+async fn sibling() -> (Scene, Repository) {
+    let scene = Scene::new(401, HOUR).await;
+    scene.pull(Some("team")).await.unwrap();
+    let sibling = repo(&scene.server.registry, "sibling");
+    scene.cache.manifest(&namespace("team"), &sibling, &one()).await.unwrap();
+    (scene, sibling)
+}
+
+#[tokio::test]
+async fn a_registry_that_is_away_has_looked_and_one_that_only_wants_less_has_not() {
+    for (door, is_given) in [(Some(429), false), (Some(500), false), (None, true)] {
+        let (mut scene, sibling) = sibling().await;
+        scene.access.inner.rights.disprove(&scene.app, "team");
+        match door {
+            Some(status) => scene.set_door(status),
+            None => scene.server = Server::http(|_| Reply::never()).await,
+        }
+        let outcome = scene.cache.blob(&namespace("team"), &sibling, &digest(LAYER)).await;
+        assert_eq!(outcome.is_ok(), is_given, "{door:?}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_who_asks_may_have_anyway_is_confirmed_once_for_the_time_when_they_may_not() {
+    let (scene, sibling) = sibling().await;
+    let asked = scene.server.count();
+    scene.cache.blob(&namespace("team"), &sibling, &digest(LAYER)).await.unwrap();
+    assert_eq!(scene.server.count() - asked, 1, "a HEAD: {:?}", &scene.server.seen()[asked..]);
+    assert!(!scene.store.link(&sibling, &digest(LAYER)).unwrap().claimed);
+    scene.access.inner.rights.disprove(&scene.app, "team");
+    scene.cache.blob(&namespace("team"), &sibling, &digest(LAYER)).await.unwrap();
+    assert_eq!(scene.server.count() - asked, 1);
+}
+
+#[tokio::test]
+async fn after_the_index_was_lost_an_image_has_its_own_layers() {
+    let scene = Scene::new(401, HOUR).await;
+    scene.pull(Some("team")).await.unwrap();
+    let scene = scene.restarted_after(|dir| std::fs::remove_dir_all(dir.join("index")).unwrap()).await;
+    scene.set_door(404);
+    // Somebody whose right is another: it was open when the layer came.
+    scene.cache.blob(&Requester::Nobody, &scene.app, &digest(LAYER)).await.unwrap();
 }

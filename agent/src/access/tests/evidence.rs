@@ -119,7 +119,7 @@ async fn a_registry_that_is_away_is_waited_for_once_and_not_by_each_request() {
     for asked in [tag("1"), Asked::Blob(digest(LAYER)), Asked::Blob(digest(b"another layer"))] {
         assert_eq!(access.admit(Some(&token), &app, &asked).await.unwrap(), namespace("team"), "{asked:?}");
     }
-    assert_eq!(hangs.count(), 1, "{:?}", hangs.seen());
+    assert_eq!(hangs.count(), 2, "as who shows nothing, and as the team: {:?}", hangs.seen());
 }
 
 #[tokio::test]
@@ -133,4 +133,66 @@ async fn a_public_image_that_was_fetched_ahead_starts_with_its_registry_away() {
     scene.cache.manifest(&by, &scene.app, &Target::Tag("1".parse().unwrap())).await.unwrap();
     let by = scene.admit(None, &Asked::Blob(digest(LAYER))).await.unwrap();
     scene.cache.blob(&by, &scene.app, &digest(LAYER)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_open_once_does_not_wait_for_a_registry_that_hangs() {
+    let scene = Scene::new(0, Duration::ZERO).await;
+    scene.pull(None).await.unwrap();
+    let mut config = Config { upstream: mk_plain(&scene.server), auth: scene.auth.clone(), ..Config::default() };
+    config.tags.revalidate_timeout = Duration::from_millis(200);
+    let (_, access) = scene.beside(&config).await;
+    access.inner.rights.set_openness(&scene.app, rights::Openness::Closed { since: now_seconds() + 1, at: 0 });
+    scene.set_door(1);
+    let token = scene.token("bare");
+    let admitted = tokio::time::timeout(Duration::from_secs(20), access.admit(Some(&token), &scene.app, &tag("1"))).await;
+    assert_eq!(admitted.expect("it must not wait for the registry").unwrap(), Requester::Nobody);
+}
+
+#[tokio::test]
+async fn a_registry_that_is_slow_for_those_who_show_nothing_is_asked_about_a_proof_all_the_same() {
+    let auth = AuthConfig {
+        mode: AuthMode::Namespace,
+        proof_ttl: Duration::ZERO,
+        on_upstream_down: OnUpstreamDown::Deny,
+        ..AuthConfig::default()
+    };
+    let scene = Scene::with(401, auth).await;
+    let server = Server::http(move |seen| {
+        if seen.path.starts_with("/token") {
+            return match seen.authorization() {
+                "" => Reply::never(),
+                shown if shown == basic("user", "right") => Reply::ok("{\"token\":\"teams\"}"),
+                _ => Reply::status(401).header("content-length", "0"),
+            };
+        }
+        if seen.authorization() == "Bearer teams" {
+            let body = manifest();
+            let digest = digest(&body).to_string();
+            return Reply::ok(body).header("content-type", MANIFEST).header("docker-content-digest", &digest);
+        }
+        let challenge = format!("Bearer realm=\"http://{}/token\"", seen.header("host"));
+        Reply::status(401).header("content-length", "0").header("www-authenticate", &challenge)
+    })
+    .await;
+    let mut config = Config { upstream: mk_plain(&server), auth: scene.auth.clone(), ..Config::default() };
+    config.upstream.stall_timeout = Duration::from_secs(30);
+    config.tags.revalidate_timeout = Duration::from_secs(2);
+    let (_, access) = scene.beside(&config).await;
+    let app = repo(&server.registry, "app");
+    access.inner.rights.prove(&app, "team", now_seconds() - 10);
+    assert_eq!(access.admit(Some(&scene.token("team")), &app, &tag("1")).await.unwrap(), namespace("team"));
+}
+
+#[tokio::test]
+async fn by_the_other_choice_a_list_in_the_place_of_an_image_confirms_nothing() {
+    let auth = AuthConfig {
+        mode: AuthMode::Namespace,
+        proof_ttl: Duration::ZERO,
+        on_upstream_down: OnUpstreamDown::Deny,
+        ..AuthConfig::default()
+    };
+    let scene = Scene::with(401, auth).await;
+    scene.pull(Some("team")).await.unwrap();
+    assert!(matches!(scene.admit(Some("team"), &tag("none")).await, Err(Refusal::NotThere { .. })));
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 fn victim(path: &str, target: Target) -> Victim {
-    Victim { repository: repository(path), target, unused_since: 10, only_if_certain: true }
+    Victim { repository: repository(path), target, unused_since: 10, only_if_certain: true, is_open: false }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use kuik_agent::access::Access;
 use kuik_agent::cache::{Cache, Platforms};
-use kuik_agent::config::{Config, ControlConfig, HostPort, RegistryConfig};
+use kuik_agent::config::{Amount, Config, ControlConfig, HostPort, RegistryConfig};
 use kuik_agent::control::{Backoff, Control, Pace};
 use kuik_agent::disk::Disk;
 use kuik_agent::metrics::Metrics;
@@ -57,6 +57,8 @@ impl Inside {
         config.upstream.registries.insert(upstream.host().parse().unwrap(), plain);
         config.upstream.connect_timeout = Duration::from_secs(5);
         config.upstream.stall_timeout = Duration::from_secs(5);
+        // How full the machine's disk is must not decide what is cached.
+        config.cache.min_free = Amount::Bytes(16 << 20);
         let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
         let store = Store::open(&config.data_dir).unwrap();
         store.settle().await.unwrap();
