@@ -134,7 +134,7 @@ impl Access {
         namespace: &Arc<str>,
         repository: &Repository,
         asked: &Asked,
-        was_open: bool,
+        was_open_until: Option<u64>,
     ) -> Result<Requester, Refusal> {
         let requester = Requester::Namespace(Arc::clone(namespace));
         let proven_at = self.inner.rights.proven_at(repository, namespace);
@@ -142,16 +142,16 @@ impl Access {
             return Ok(requester);
         }
         let said = match proven_at {
-            // What is known, or was open once and may be here, does not wait for a registry that is away.
             Some(_) => self.ask_again(&requester, repository, asked).await,
-            None if was_open => self.ask_again(&requester, repository, asked).await,
+            // What came while it was open need not wait for a registry that is away.
+            None if self.was_got(repository, asked, was_open_until).await => self.ask_again(&requester, repository, asked).await,
             None => Said::of(self.inner.cache.ask_leave(&requester, repository, asked).await),
         };
         let may_go_by_the_last = proven_at.is_some() && self.inner.config.on_upstream_down == OnUpstreamDown::LastProven;
         match said {
             // A proof takes a manifest: see `Leave`.
             Said::Granted(Leave::Other) => Ok(requester),
-            Said::Granted(Leave::ListInstead) if may_go_by_the_last => Ok(requester),
+            Said::Granted(Leave::ListInstead) if may_go_by_the_last => Ok(self.by_the_last_proof(requester, repository)),
             Said::Granted(Leave::ListInstead) => Err(Refusal::not_there(namespace, repository)),
             Said::Granted(Leave::Manifest) => {
                 self.inner.rights.prove(repository, namespace, now_seconds());
@@ -175,6 +175,14 @@ impl Access {
             }
             Said::Absent(_) | Said::Away(_) if may_go_by_the_last => Ok(self.by_the_last_proof(requester, repository)),
             Said::Absent(error) | Said::Away(error) => Err(Refusal::unproven(namespace, repository, error)),
+        }
+    }
+
+    /// Whether it came until a repository was closed.
+    pub(super) async fn was_got(&self, repository: &Repository, asked: &Asked, was_open_until: Option<u64>) -> bool {
+        match was_open_until {
+            Some(until) => self.inner.cache.was_got_until(repository, asked, until).await,
+            None => false,
         }
     }
 

@@ -156,12 +156,10 @@ impl Access {
                 return Err(Refusal::bad_token(repository, &error));
             }
         };
-        let outcome = self.admit_namespace(&namespace, repository, asked, was_open_until.is_some()).await;
+        let outcome = self.admit_namespace(&namespace, repository, asked, was_open_until).await;
         // What was open once is given to whoever shows a token that is good, if its namespace has no right of its own, which would also show
         // it what came later. Not with the agent's own credentials: what they would fetch came later, too.
-        if let (Err(_), Some(until)) = (&outcome, was_open_until)
-            && self.inner.cache.was_got_until(repository, asked, until).await
-        {
+        if outcome.is_err() && self.was_got(repository, asked, was_open_until).await {
             return Ok(Requester::Nobody);
         }
         if let Err(refusal) = &outcome {

@@ -4,7 +4,8 @@
 //! here for one repository is given under another only if
 //! * everybody may have it from where it came,
 //! * or whoever asks may,
-//! * or both are of one registry, and it says that the other repository has it, too.
+//! * or both are of one registry, and it says that the other repository has it, too,
+//! * or everybody might have it from where it came, until that went (`store/remove.rs`).
 //!
 //! Otherwise the registry that claims it has to send it, once. A download under way is joined within its registry only, by the same rules.
 //!
@@ -49,6 +50,15 @@ enum Good {
 /// Whether what is here is certainly the repository's, which references it by `link`, or nobody asks whose it is.
 pub(super) fn is_certain(looks_at_rights: bool, link: Option<&LinkRecord>) -> bool {
     !looks_at_rights || link.is_some_and(|link| !link.claimed)
+}
+
+/// Whether nobody gets an answer of the registry's.
+fn is_away(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::Unreachable { .. } | UpstreamError::Stalled { .. } | UpstreamError::Broken { .. } => true,
+        UpstreamError::Status { status, .. } => *status >= 500,
+        _ => false,
+    }
 }
 
 impl Cache {
@@ -132,9 +142,18 @@ impl Cache {
     /// registries take none whose blobs they do not have there (distribution specification, "Pushing Manifests"). Not where it only limits
     /// requests, or has too many of ours already: whoever asks can bring that about.
     async fn confirmed(&self, by: &Requester, repository: &Repository, digest: &Digest) -> Good {
+        let registry = &repository.registry;
+        if self.away.contains_key(registry) {
+            return Good::ForThem;
+        }
         match self.upstream.by(by).head_blob(repository, digest).await {
             Ok(_) => Good::ForAll,
-            Err(UpstreamError::Unreachable { .. } | UpstreamError::Stalled { .. }) => Good::ForThem,
+            Err(error) if is_away(&error) => {
+                self.away.insert(registry.clone(), ());
+                Good::ForThem
+            }
+            // Others have found out meanwhile, while this question waited for theirs.
+            Err(UpstreamError::Busy { .. }) if self.away.contains_key(registry) => Good::ForThem,
             Err(_) => Good::No,
         }
     }
@@ -142,8 +161,8 @@ impl Cache {
     /// It came from one of these, and nobody knows which.
     async fn is_theirs_whoevers(&self, by: &Requester, repository: &Repository, digest: &Digest, givers: &[Repository]) -> Good {
         let is_sibling = |giver: &Repository| giver.registry == repository.registry;
-        let is_for_all = |giver: &Repository| giver == repository || self.upstream.is_open(giver);
-        let is_for_them = |giver: &Repository| is_for_all(giver) || self.upstream.may(by, giver);
+        let is_for_all = |giver: &Repository| self.upstream.is_open(giver);
+        let is_for_them = |giver: &Repository| giver == repository || is_for_all(giver) || self.upstream.may(by, giver);
         if givers.is_empty() || !givers.iter().all(|giver| is_for_them(giver) || is_sibling(giver)) {
             return Good::No;
         }
@@ -153,7 +172,8 @@ impl Cache {
         if !givers.iter().all(is_for_them) {
             return self.confirmed(by, repository, digest).await;
         }
-        if givers.iter().all(|giver| is_for_all(giver) || is_sibling(giver)) {
+        let has_sibling = givers.iter().any(|giver| giver != repository && is_sibling(giver));
+        if has_sibling && givers.iter().all(|giver| is_for_all(giver) || is_sibling(giver)) {
             return self.for_them_at_least(by, repository, digest).await;
         }
         Good::ForThem

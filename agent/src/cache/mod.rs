@@ -51,6 +51,10 @@ use crate::oci::{Digest, Registry};
 use crate::store::{ShortDigest, Store, StoreError};
 use crate::upstream::Upstream;
 
+/// For so long a registry that was away is not asked whose a layer is: as long as a question waits for its turn, so that those find out by it
+/// that came behind the first.
+const AWAY_FOR: Duration = Duration::from_secs(30);
+
 /// For so long after upstream was unavailable, tags that are known are served without asking it again.
 const UNAVAILABLE_FOR: Duration = Duration::from_secs(2);
 
@@ -104,6 +108,8 @@ pub struct Cache {
     unkept: Arc<unkept::Unkept>,
     /// Registries that could not be asked a moment ago, and why.
     unavailable: moka::sync::Cache<Registry, String>,
+    /// Registries that gave nobody an answer a moment ago when they were asked whose a layer is.
+    away: moka::sync::Cache<Registry, ()>,
     findings: Arc<Findings>,
     held: Arc<held::Held>,
     /// What it fetches nobody has asked for: it leaves times of use as they are.
@@ -133,6 +139,7 @@ impl Cache {
             leaves: flight::Flights::new(tasks.clone()),
             unkept: unkept::Unkept::new(tasks.clone()),
             unavailable: moka::sync::Cache::builder().max_capacity(1000).time_to_live(UNAVAILABLE_FOR).build(),
+            away: moka::sync::Cache::builder().max_capacity(1000).time_to_live(AWAY_FOR).build(),
             config: Arc::new(own),
             findings: Arc::default(),
             held: Arc::default(),

@@ -47,12 +47,7 @@ pub(super) fn index(
 
 impl Inner {
     fn came(&self, repository: &Repository, digest: &Digest) {
-        self.came_to(&in_repository(repository, &digest_key(digest)));
-    }
-
-    /// As [`Store::came`], by the key of the link.
-    pub(super) fn came_to(&self, key: &[u8]) {
-        self.index.update(Table::Links, key, &|old| {
+        self.index.update(Table::Links, &in_repository(repository, &digest_key(digest)), &|old| {
             let old: LinkRecord = decode(old)?;
             old.claimed.then(|| encode(&LinkRecord { claimed: false, recovered: false, ..old }))
         });

@@ -3,7 +3,7 @@
 //! It runs behind serving. A look-up that misses while it runs asks the directory itself (`find.rs`), which may well have what the index
 //! does not know yet.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -25,19 +25,26 @@ pub(super) struct Found {
 }
 
 /// Adds to the index what the directory has and it lacks. Blocks.
+///
+/// Blobs come last: until then it is known which of them the index lacked, also after another unclean stop.
 pub(super) fn reindex(inner: &Inner) -> Found {
-    let (blobs, new) = reindex_blobs(inner);
+    let (blobs, new) = look_for_blobs(inner);
     let mut found = Found { blobs, ..Found::default() };
-    let mut walk = Walk { inner, found: &mut found };
-    refs::walk(&inner.layout, &mut walk);
     recover_claims(inner, &new);
+    refs::walk(&inner.layout, &mut Walk { inner, found: &mut found });
+    for (digest, record) in &new {
+        let key = digest_key(digest);
+        if inner.index.get(Table::Blobs, &key).is_none() {
+            inner.index.put(Table::Blobs, &key, encode(record));
+        }
+    }
     inner.index.flush();
     found
 }
 
-/// How many blobs there are, and those that the index did not know.
-fn reindex_blobs(inner: &Inner) -> (usize, BTreeSet<Digest>) {
-    let (mut count, mut new) = (0, BTreeSet::new());
+/// How many blobs there are, and those that the index lacks.
+fn look_for_blobs(inner: &Inner) -> (usize, BTreeMap<Digest, BlobRecord>) {
+    let (mut count, mut new) = (0, BTreeMap::new());
     for (algorithm, algorithm_dir) in list(&inner.layout.blobs()) {
         for (_, shard) in list(&algorithm_dir) {
             for (hex, path) in list(&shard) {
@@ -48,24 +55,24 @@ fn reindex_blobs(inner: &Inner) -> (usize, BTreeSet<Digest>) {
                     continue;
                 };
                 count += 1;
-                let key = digest_key(&digest);
-                if inner.index.get(Table::Blobs, &key).is_none() {
+                if inner.index.get(Table::Blobs, &digest_key(&digest)).is_none() {
                     let used = u64::try_from(meta.mtime()).unwrap_or(0);
-                    inner.index.put(Table::Blobs, &key, encode(&BlobRecord { size: meta.len(), used }));
-                    new.insert(digest);
+                    new.insert(digest, BlobRecord { size: meta.len(), used });
                 }
             }
         }
     }
+    // What was committed a moment ago had its file before its row.
+    new.retain(|digest, _| inner.index.get(Table::Blobs, &digest_key(digest)).is_none());
     (count, new)
 }
 
-/// The index may have lost that something came: what is only claimed may have. Not where it still had the blob, which it learns after where
+/// The index may have lost that something came: what is only claimed may have. Not where it still has the blob, which it learns after where
 /// that came from.
-fn recover_claims(inner: &Inner, new: &BTreeSet<Digest>) {
+fn recover_claims(inner: &Inner, new: &BTreeMap<Digest, BlobRecord>) {
     let mut claims = Vec::new();
     inner.index.each(Table::Links, &mut |key, value| {
-        if in_key(key).is_some_and(|digest| new.contains(&digest))
+        if in_key(key).is_some_and(|digest| new.contains_key(&digest))
             && decode::<LinkRecord>(value).is_some_and(|link| link.claimed && !link.recovered)
         {
             claims.push(key.to_vec());

@@ -23,7 +23,7 @@ use super::delete::unlink;
 use super::error::StoreError;
 use super::index::Table;
 use super::layout::{digest_key, digest_of_key, in_repository, repository_prefix};
-use super::record::{LinkRecord, TagRecord, decode};
+use super::record::{LinkRecord, TagRecord, decode, encode};
 use super::sweep::in_key;
 use super::{Inner, Store, files};
 use crate::oci::{Digest, Repository, Target};
@@ -136,9 +136,12 @@ impl Inner {
             // It broke meanwhile: what was read from it may lack rows.
             return Ok((vec![Removal::NotYet; victims.len()], BTreeSet::new()));
         }
-        let public = losses.iter().filter(|loss| loss.is_open).flat_map(|loss| self.own_orphans(loss)).collect();
+        let mut lost = BTreeMap::new();
+        for loss in &losses {
+            self.own_orphans(loss).for_each(|digest| *lost.entry(digest).or_default() |= loss.is_open);
+        }
         losses.iter().for_each(|loss| self.forget_names(loss));
-        self.leave_to_claimants(&public);
+        self.settle_claims(&lost);
         let mut orphans: BTreeSet<Digest> = losses.iter().flat_map(|loss| &loss.orphans).copied().collect();
         self.spare_what_others_need(&mut orphans);
         if !self.index.is_sound() {
@@ -271,27 +274,32 @@ impl Inner {
     }
 
     /// What a repository references no more that came for it.
-    fn own_orphans(&self, loss: &Loss<'_>) -> Vec<Digest> {
+    fn own_orphans(&self, loss: &Loss<'_>) -> impl Iterator<Item = Digest> {
         let is_own = |digest: &&Digest| {
             let row = self.index.get(Table::Links, &in_repository(loss.repository, &digest_key(digest)));
             row.and_then(|bytes| decode::<LinkRecord>(&bytes)).is_some_and(|link| !link.claimed)
         };
-        loss.orphans.iter().filter(is_own).copied().collect()
+        loss.orphans.iter().filter(is_own).copied()
     }
 
-    /// What everybody could have from the repository that loses it is that of all who claim it. Afterwards nobody knows where it came from.
-    fn leave_to_claimants(&self, public: &BTreeSet<Digest>) {
-        let mut heirs = Vec::new();
-        if !public.is_empty() {
+    /// What everybody could have from the repository that loses it is that of all who claim it: afterwards nobody knows where it came from. Of
+    /// what not everybody could have, it is nobody's who may only have brought it, for it is known who did.
+    fn settle_claims(&self, lost: &BTreeMap<Digest, bool>) {
+        let mut claims = Vec::new();
+        if !lost.is_empty() {
             self.index.each(Table::Links, &mut |key, value| {
-                if in_key(key).is_some_and(|digest| public.contains(&digest))
-                    && decode::<LinkRecord>(value).is_some_and(|link| link.claimed)
-                {
-                    heirs.push(key.to_vec());
+                let Some(is_open) = in_key(key).and_then(|digest| lost.get(&digest)) else { return };
+                if decode::<LinkRecord>(value).is_some_and(|link| link.claimed && (*is_open || link.recovered)) {
+                    claims.push((key.to_vec(), *is_open));
                 }
             });
         }
-        heirs.iter().for_each(|key| self.came_to(key));
+        for (key, is_open) in claims {
+            self.index.update(Table::Links, &key, &|old| {
+                let old: LinkRecord = decode(old)?;
+                old.claimed.then(|| encode(&LinkRecord { claimed: !is_open, recovered: false, ..old }))
+            });
+        }
     }
 
     /// Takes out of `orphans` what some repository still references.

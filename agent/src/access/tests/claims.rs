@@ -220,7 +220,7 @@ async fn sibling() -> (Scene, Repository) {
 
 #[tokio::test]
 async fn a_registry_that_is_away_has_looked_and_one_that_only_wants_less_has_not() {
-    for (door, is_given) in [(Some(429), false), (Some(500), false), (None, true)] {
+    for (door, is_given) in [(Some(429), false), (Some(404), false), (Some(503), true), (None, true)] {
         let (mut scene, sibling) = sibling().await;
         scene.access.inner.rights.disprove(&scene.app, "team");
         match door {
@@ -229,6 +229,11 @@ async fn a_registry_that_is_away_has_looked_and_one_that_only_wants_less_has_not
         }
         let outcome = scene.cache.blob(&namespace("team"), &sibling, &digest(LAYER)).await;
         assert_eq!(outcome.is_ok(), is_given, "{door:?}: {outcome:?}");
+        let asked = scene.server.count();
+        if is_given {
+            scene.cache.blob(&namespace("team"), &sibling, &digest(LAYER)).await.unwrap();
+            assert_eq!(scene.server.count(), asked, "each request would wait for it");
+        }
     }
 }
 
@@ -242,6 +247,25 @@ async fn what_who_asks_may_have_anyway_is_confirmed_once_for_the_time_when_they_
     scene.access.inner.rights.disprove(&scene.app, "team");
     scene.cache.blob(&namespace("team"), &sibling, &digest(LAYER)).await.unwrap();
     assert_eq!(scene.server.count() - asked, 1);
+}
+
+#[tokio::test]
+async fn once_it_is_known_again_where_a_layer_came_from_it_did_not_come_from_others() {
+    let scene = Scene::new(401, HOUR).await;
+    scene.pull(Some("team")).await.unwrap();
+    let evil = liar(|| Reply::status(404).header("content-length", "0")).await;
+    let (cache, access) = beside(&scene, &evil).await;
+    let (theirs, by) = claiming(&cache, &access, &evil, "open").await;
+    access.flush(&scene.store).await;
+    drop((cache, access));
+    let scene = scene.restarted_after(|dir| std::fs::remove_dir_all(dir.join("index")).unwrap()).await;
+    let (cache, access) = beside(&scene, &evil).await;
+    assert!(scene.store.link(&theirs, &digest(LAYER)).unwrap().recovered);
+    assert_eq!(access.admit(None, &theirs, &tag("1")).await.unwrap(), by);
+    // The registry sends it to the team once more, and it goes.
+    scene.store.came(&scene.app, &digest(LAYER));
+    remove(&scene, &scene.app, false).await;
+    assert!(cache.blob(&by, &theirs, &digest(LAYER)).await.is_err(), "it came for another");
 }
 
 #[tokio::test]
