@@ -4,8 +4,8 @@
 //! here for one repository is given under another only if
 //! * everybody may have it from where it came,
 //! * or whoever asks may,
-//! * or both are of one registry, and it says that the other repository has it, too,
-//! * or everybody might have it from where it came, until that went (`store/remove.rs`).
+//! * or both are of one registry, and it says that the other repository has it, too, or is away,
+//! * or everybody might have it from where it came, until that went (`store/heirs.rs`).
 //!
 //! Otherwise the registry that claims it has to send it, once. A download under way is joined within its registry only, by the same rules.
 //!
@@ -56,7 +56,8 @@ pub(super) fn is_certain(looks_at_rights: bool, link: Option<&LinkRecord>) -> bo
 fn is_away(error: &UpstreamError) -> bool {
     match error {
         UpstreamError::Unreachable { .. } | UpstreamError::Stalled { .. } | UpstreamError::Broken { .. } => true,
-        UpstreamError::Status { status, .. } => *status >= 500,
+        // 501 and 505 say that it does not know the question.
+        UpstreamError::Status { status, .. } => *status >= 500 && !matches!(status, 501 | 505),
         _ => false,
     }
 }
@@ -142,18 +143,24 @@ impl Cache {
     /// registries take none whose blobs they do not have there (distribution specification, "Pushing Manifests"). Not where it only limits
     /// requests, or has too many of ours already: whoever asks can bring that about.
     async fn confirmed(&self, by: &Requester, repository: &Repository, digest: &Digest) -> Good {
-        let registry = &repository.registry;
-        if self.away.contains_key(registry) {
+        let (of_registry, of_repository) = ((repository.registry.clone(), None), (repository.registry.clone(), Some(repository.clone())));
+        let was_away = || self.away.contains_key(&of_registry) || self.away.contains_key(&of_repository);
+        if was_away() {
             return Good::ForThem;
         }
         match self.upstream.by(by).head_blob(repository, digest).await {
-            Ok(_) => Good::ForAll,
+            Ok(_) => {
+                self.away.invalidate(&of_registry);
+                Good::ForAll
+            }
             Err(error) if is_away(&error) => {
-                self.away.insert(registry.clone(), ());
+                // Who can be reached may have trouble with one repository, and say of another what is so.
+                let is_for_all = matches!(error, UpstreamError::Unreachable { .. });
+                self.away.insert(if is_for_all { of_registry } else { of_repository }, ());
                 Good::ForThem
             }
             // Others have found out meanwhile, while this question waited for theirs.
-            Err(UpstreamError::Busy { .. }) if self.away.contains_key(registry) => Good::ForThem,
+            Err(UpstreamError::Busy { .. }) if was_away() => Good::ForThem,
             Err(_) => Good::No,
         }
     }
@@ -161,6 +168,9 @@ impl Cache {
     /// It came from one of these, and nobody knows which.
     async fn is_theirs_whoevers(&self, by: &Requester, repository: &Repository, digest: &Digest, givers: &[Repository]) -> Good {
         let is_sibling = |giver: &Repository| giver.registry == repository.registry;
+        if givers.iter().all(|giver| giver == repository) && !givers.is_empty() {
+            return Good::ForAll;
+        }
         let is_for_all = |giver: &Repository| self.upstream.is_open(giver);
         let is_for_them = |giver: &Repository| giver == repository || is_for_all(giver) || self.upstream.may(by, giver);
         if givers.is_empty() || !givers.iter().all(|giver| is_for_them(giver) || is_sibling(giver)) {

@@ -47,7 +47,7 @@ pub use warm::{Platforms, WarmEvent};
 
 use crate::config::{AuthMode, Config};
 use crate::metrics::Metrics;
-use crate::oci::{Digest, Registry};
+use crate::oci::{Digest, Registry, Repository};
 use crate::store::{ShortDigest, Store, StoreError};
 use crate::upstream::Upstream;
 
@@ -108,8 +108,8 @@ pub struct Cache {
     unkept: Arc<unkept::Unkept>,
     /// Registries that could not be asked a moment ago, and why.
     unavailable: moka::sync::Cache<Registry, String>,
-    /// Registries that gave nobody an answer a moment ago when they were asked whose a layer is.
-    away: moka::sync::Cache<Registry, ()>,
+    /// Registries, and repositories of registries, that gave no answer a moment ago when they were asked whose a layer is.
+    away: moka::sync::Cache<(Registry, Option<Repository>), ()>,
     findings: Arc<Findings>,
     held: Arc<held::Held>,
     /// What it fetches nobody has asked for: it leaves times of use as they are.

@@ -24,7 +24,9 @@ pub(super) fn index(
         let key = in_repository(repository, &digest_key(&child.digest));
         let known: Option<LinkRecord> = inner.index.get(Table::Links, &key).and_then(|bytes| decode(&bytes));
         let has_manifest = || child.is_manifest && inner.index.get(Table::Manifests, &key).is_some();
-        let (claimed, recovered) = known.map_or_else(|| (!has_manifest(), recovered), |known| (known.claimed, known.recovered));
+        // A blob that the index knows came for somebody of whom it knows, too.
+        let may_have_come = || recovered && inner.index.get(Table::Blobs, &digest_key(&child.digest)).is_none();
+        let (claimed, recovered) = known.map_or_else(|| (!has_manifest(), may_have_come()), |known| (known.claimed, known.recovered));
         let link = LinkRecord {
             size: child.size,
             media_type: child.media_type.clone(),

@@ -13,6 +13,7 @@ mod disk;
 mod error;
 mod files;
 mod find;
+mod heirs;
 mod index;
 mod inner;
 mod layout;
@@ -301,8 +302,11 @@ impl Store {
                 Some(record::encode(&BlobRecord { used, ..old }))
             });
         }
-        // Only now: whoever asks meanwhile must not be told the time before.
-        self.inner.touched().retain(|digest, used| touched.get(digest) != Some(used));
+        // As long as the directory is walked there may be no row yet to take them.
+        if self.inner.knows_all() {
+            // Only now: whoever asks meanwhile must not be told the time before.
+            self.inner.touched().retain(|digest, used| touched.get(digest) != Some(used));
+        }
     }
 
     /// The last thing before the process ends: writes everything out and says so, that the next start need not walk the directory.

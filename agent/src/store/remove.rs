@@ -21,9 +21,10 @@ use std::sync::Arc;
 use super::closure::{Closure, Read};
 use super::delete::unlink;
 use super::error::StoreError;
+use super::heirs::Lost;
 use super::index::Table;
 use super::layout::{digest_key, digest_of_key, in_repository, repository_prefix};
-use super::record::{LinkRecord, TagRecord, decode, encode};
+use super::record::{TagRecord, decode};
 use super::sweep::in_key;
 use super::{Inner, Store, files};
 use crate::oci::{Digest, Repository, Target};
@@ -136,10 +137,8 @@ impl Inner {
             // It broke meanwhile: what was read from it may lack rows.
             return Ok((vec![Removal::NotYet; victims.len()], BTreeSet::new()));
         }
-        let mut lost = BTreeMap::new();
-        for loss in &losses {
-            self.own_orphans(loss).for_each(|digest| *lost.entry(digest).or_default() |= loss.is_open);
-        }
+        let mut lost = Lost::default();
+        losses.iter().for_each(|loss| self.note_lost(&mut lost, loss.repository, &loss.orphans, loss.is_open));
         losses.iter().for_each(|loss| self.forget_names(loss));
         self.settle_claims(&lost);
         let mut orphans: BTreeSet<Digest> = losses.iter().flat_map(|loss| &loss.orphans).copied().collect();
@@ -270,35 +269,6 @@ impl Inner {
         }
         for digest in orphans {
             self.index.remove(Table::Links, &in_repository(repository, &digest_key(digest)));
-        }
-    }
-
-    /// What a repository references no more that came for it.
-    fn own_orphans(&self, loss: &Loss<'_>) -> impl Iterator<Item = Digest> {
-        let is_own = |digest: &&Digest| {
-            let row = self.index.get(Table::Links, &in_repository(loss.repository, &digest_key(digest)));
-            row.and_then(|bytes| decode::<LinkRecord>(&bytes)).is_some_and(|link| !link.claimed)
-        };
-        loss.orphans.iter().filter(is_own).copied()
-    }
-
-    /// What everybody could have from the repository that loses it is that of all who claim it: afterwards nobody knows where it came from. Of
-    /// what not everybody could have, it is nobody's who may only have brought it, for it is known who did.
-    fn settle_claims(&self, lost: &BTreeMap<Digest, bool>) {
-        let mut claims = Vec::new();
-        if !lost.is_empty() {
-            self.index.each(Table::Links, &mut |key, value| {
-                let Some(is_open) = in_key(key).and_then(|digest| lost.get(&digest)) else { return };
-                if decode::<LinkRecord>(value).is_some_and(|link| link.claimed && (*is_open || link.recovered)) {
-                    claims.push((key.to_vec(), *is_open));
-                }
-            });
-        }
-        for (key, is_open) in claims {
-            self.index.update(Table::Links, &key, &|old| {
-                let old: LinkRecord = decode(old)?;
-                old.claimed.then(|| encode(&LinkRecord { claimed: !is_open, recovered: false, ..old }))
-            });
         }
     }
 

@@ -220,7 +220,7 @@ async fn sibling() -> (Scene, Repository) {
 
 #[tokio::test]
 async fn a_registry_that_is_away_has_looked_and_one_that_only_wants_less_has_not() {
-    for (door, is_given) in [(Some(429), false), (Some(404), false), (Some(503), true), (None, true)] {
+    for (door, is_given) in [(Some(429), false), (Some(404), false), (Some(501), false), (Some(503), true), (None, true)] {
         let (mut scene, sibling) = sibling().await;
         scene.access.inner.rights.disprove(&scene.app, "team");
         match door {
@@ -235,6 +235,18 @@ async fn a_registry_that_is_away_has_looked_and_one_that_only_wants_less_has_not
             assert_eq!(scene.server.count(), asked, "each request would wait for it");
         }
     }
+}
+
+#[tokio::test]
+async fn trouble_with_one_repository_says_nothing_of_another() {
+    let (scene, sibling) = sibling().await;
+    let other = repo(&scene.server.registry, "other");
+    scene.cache.manifest(&namespace("team"), &other, &one()).await.unwrap();
+    scene.access.inner.rights.disprove(&scene.app, "team");
+    scene.set_door(503);
+    scene.cache.blob(&namespace("team"), &sibling, &digest(LAYER)).await.unwrap();
+    scene.set_door(404);
+    assert!(scene.cache.blob(&namespace("team"), &other, &digest(LAYER)).await.is_err());
 }
 
 #[tokio::test]

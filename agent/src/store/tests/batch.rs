@@ -272,3 +272,28 @@ async fn a_blob_that_is_hashed_anew_may_be_paused_between_steps() {
     assert_eq!(digests, [digest]);
     assert!(store.committed_after(Some(&digest), 10).is_empty());
 }
+
+#[tokio::test]
+async fn when_an_image_goes_it_is_settled_whose_its_content_is() {
+    for is_open in [true, false] {
+        let (_dir, store) = mk_store().await;
+        put_image(&store, "a.b/app", "1", &["layer"]).await;
+        let layer = digest_of(b"layer");
+        store.came(&repository("a.b/app"), &layer);
+        // It is not known of these whether the layer came for them.
+        let maybe = LinkRecord { claimed: true, recovered: true, ..LinkRecord::default() };
+        for path in ["a.b/sibling", "c.d/else"] {
+            put_manifest(&store, &repository(path), &manifest_of(&["layer"]), Some("1")).await;
+            let key = layout::in_repository(&repository(path), &digest_key(&layer));
+            store.inner.index.put(Table::Links, &key, record::encode(&maybe));
+        }
+        let removed = store.remove_images(vec![Victim { is_open, ..victim("a.b/app", tag("1")) }], Vec::new()).await.unwrap();
+        assert!(matches!(removed[..], [Removal::Removed { .. }]), "{removed:?}");
+        let seen = ["a.b/sibling", "c.d/else"].map(|path| {
+            let link = store.link(&repository(path), &layer).unwrap();
+            (link.claimed, link.recovered)
+        });
+        let expected = if is_open { [(false, false), (false, false)] } else { [(true, true), (true, false)] };
+        assert_eq!(seen, expected, "open: {is_open}");
+    }
+}
