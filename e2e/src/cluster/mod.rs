@@ -199,9 +199,15 @@ impl Cluster {
     }
 
     /// Starts the API server again and waits until it answers.
+    ///
+    /// The controllers begin anew with it. Their watches come back up to half a minute late, and until then they take nodes for lost whose
+    /// leases they do not see: for some seconds of the minutes that follow, no Service would have an endpoint.
     pub fn start_api_server(&self) -> Result<()> {
+        let controllers = control_plane::service(&self.layout, "kube-controller-manager");
+        controllers.kill()?;
         control_plane::service(&self.layout, "kube-apiserver").start()?;
-        control_plane::wait_api(&self.layout)
+        control_plane::wait_api(&self.layout)?;
+        controllers.start()
     }
 
     /// A process by its name, such as `kube-scheduler` in the hub or `node1/kubelet`.

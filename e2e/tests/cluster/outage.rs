@@ -89,6 +89,7 @@ pub(crate) fn pulls_go_on_without_the_api_server(env: &Env) -> Result<()> {
             ensure!(copies(object, "Ready").len() >= 2, "{}", object["status"]);
             Ok(())
         })?;
+        kuik.wait_rewriting()?;
         run_rewritten(ns, "node2", "after", &new)?;
         kuik.wait_cached(&new, &["node1", "node2"]).map(drop)
     })
