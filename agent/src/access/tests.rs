@@ -121,6 +121,17 @@ impl Scene {
         Self::with(status, AuthConfig { mode: AuthMode::Namespace, proof_ttl: ttl, ..AuthConfig::default() }).await
     }
 
+    /// Closed, with every proof due at once, and no way to go by the last.
+    async fn denying() -> Self {
+        let auth = AuthConfig {
+            mode: AuthMode::Namespace,
+            proof_ttl: Duration::ZERO,
+            on_upstream_down: OnUpstreamDown::Deny,
+            ..AuthConfig::default()
+        };
+        Self::with(401, auth).await
+    }
+
     async fn with(status: u16, auth: AuthConfig) -> Self {
         let door = Arc::new(Door { status: AtomicU16::new(status) });
         let server = Server::http({
@@ -323,13 +334,7 @@ async fn an_old_proof_is_renewed_or_lost_and_outlives_an_upstream_that_is_away()
 
 #[tokio::test]
 async fn by_the_other_choice_an_upstream_that_is_away_confirms_nothing() {
-    let auth = AuthConfig {
-        mode: AuthMode::Namespace,
-        proof_ttl: Duration::ZERO,
-        on_upstream_down: OnUpstreamDown::Deny,
-        ..AuthConfig::default()
-    };
-    let scene = Scene::with(401, auth).await;
+    let scene = Scene::denying().await;
     scene.pull(Some("team")).await.unwrap();
     scene.set_door(503);
     let refusal = scene.admit(Some("team"), &tag("1")).await.unwrap_err();

@@ -126,17 +126,34 @@ async fn an_image_that_was_fetched_ahead_is_its_registrys_own_layer_by_layer() {
     assert!(!link.claimed, "{link:?}");
 }
 
+/// The index was lost: the layer came for `app` or for `theirs`, which is of a registry that does not give it.
+struct Doubt {
+    scene: Scene,
+    cache: Cache,
+    access: Access,
+    theirs: Repository,
+    by: Requester,
+    _evil: Server,
+}
+
+impl Doubt {
+    async fn new() -> Self {
+        let scene = Scene::new(401, HOUR).await;
+        scene.pull(Some("team")).await.unwrap();
+        let evil = liar(|| Reply::status(404).header("content-length", "0")).await;
+        let (cache, access) = beside(&scene, &evil).await;
+        let (theirs, by) = claiming(&cache, &access, &evil, "open").await;
+        access.flush(&scene.store).await;
+        drop((cache, access));
+        let scene = scene.restarted_after(|dir| std::fs::remove_dir_all(dir.join("index")).unwrap()).await;
+        let (cache, access) = beside(&scene, &evil).await;
+        Self { scene, cache, access, theirs, by, _evil: evil }
+    }
+}
+
 #[tokio::test]
 async fn after_the_index_was_lost_what_came_from_one_of_two_goes_to_who_may_have_it_from_both() {
-    let scene = Scene::new(401, HOUR).await;
-    scene.pull(Some("team")).await.unwrap();
-    let evil = liar(|| Reply::status(404).header("content-length", "0")).await;
-    let (cache, access) = beside(&scene, &evil).await;
-    let (theirs, by) = claiming(&cache, &access, &evil, "open").await;
-    access.flush(&scene.store).await;
-    drop((cache, access));
-    let scene = scene.restarted_after(|dir| std::fs::remove_dir_all(dir.join("index")).unwrap()).await;
-    let (cache, access) = beside(&scene, &evil).await;
+    let Doubt { scene, cache, access, theirs, by, _evil } = Doubt::new().await;
     assert_eq!(access.admit(None, &theirs, &tag("1")).await.unwrap(), by);
     assert!(cache.blob(&by, &theirs, &digest(LAYER)).await.is_err(), "it may have come for the other");
     let asked = scene.server.count();
@@ -263,15 +280,7 @@ async fn what_who_asks_may_have_anyway_is_confirmed_once_for_the_time_when_they_
 
 #[tokio::test]
 async fn once_it_is_known_again_where_a_layer_came_from_it_did_not_come_from_others() {
-    let scene = Scene::new(401, HOUR).await;
-    scene.pull(Some("team")).await.unwrap();
-    let evil = liar(|| Reply::status(404).header("content-length", "0")).await;
-    let (cache, access) = beside(&scene, &evil).await;
-    let (theirs, by) = claiming(&cache, &access, &evil, "open").await;
-    access.flush(&scene.store).await;
-    drop((cache, access));
-    let scene = scene.restarted_after(|dir| std::fs::remove_dir_all(dir.join("index")).unwrap()).await;
-    let (cache, access) = beside(&scene, &evil).await;
+    let Doubt { scene, cache, access, theirs, by, _evil } = Doubt::new().await;
     assert!(scene.store.link(&theirs, &digest(LAYER)).unwrap().recovered);
     assert_eq!(access.admit(None, &theirs, &tag("1")).await.unwrap(), by);
     // The registry sends it to the team once more, and it goes.

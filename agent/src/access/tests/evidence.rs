@@ -151,13 +151,7 @@ async fn what_was_open_once_does_not_wait_for_a_registry_that_hangs() {
 
 #[tokio::test]
 async fn a_registry_that_is_slow_for_those_who_show_nothing_is_asked_about_a_proof_all_the_same() {
-    let auth = AuthConfig {
-        mode: AuthMode::Namespace,
-        proof_ttl: Duration::ZERO,
-        on_upstream_down: OnUpstreamDown::Deny,
-        ..AuthConfig::default()
-    };
-    let scene = Scene::with(401, auth).await;
+    let scene = Scene::denying().await;
     let server = Server::http(move |seen| {
         if seen.path.starts_with("/token") {
             return match seen.authorization() {
@@ -186,13 +180,7 @@ async fn a_registry_that_is_slow_for_those_who_show_nothing_is_asked_about_a_pro
 
 #[tokio::test]
 async fn by_the_other_choice_a_list_in_the_place_of_an_image_confirms_nothing() {
-    let auth = AuthConfig {
-        mode: AuthMode::Namespace,
-        proof_ttl: Duration::ZERO,
-        on_upstream_down: OnUpstreamDown::Deny,
-        ..AuthConfig::default()
-    };
-    let scene = Scene::with(401, auth).await;
+    let scene = Scene::denying().await;
     scene.pull(Some("team")).await.unwrap();
     assert!(matches!(scene.admit(Some("team"), &tag("none")).await, Err(Refusal::NotThere { .. })));
 }
