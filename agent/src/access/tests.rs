@@ -333,15 +333,6 @@ async fn an_old_proof_is_renewed_or_lost_and_outlives_an_upstream_that_is_away()
 }
 
 #[tokio::test]
-async fn by_the_other_choice_an_upstream_that_is_away_confirms_nothing() {
-    let scene = Scene::denying().await;
-    scene.pull(Some("team")).await.unwrap();
-    scene.set_door(503);
-    let refusal = scene.admit(Some("team"), &tag("1")).await.unwrap_err();
-    assert_eq!(refusal.reason(), "unavailable", "{refusal}");
-}
-
-#[tokio::test]
 async fn with_the_control_api_away_the_last_proof_counts() {
     let scene = Scene::new(401, Duration::ZERO).await;
     scene.pull(Some("team")).await.unwrap();

@@ -179,6 +179,15 @@ async fn a_registry_that_is_slow_for_those_who_show_nothing_is_asked_about_a_pro
 }
 
 #[tokio::test]
+async fn by_the_other_choice_an_upstream_that_is_away_confirms_nothing() {
+    let scene = Scene::denying().await;
+    scene.pull(Some("team")).await.unwrap();
+    scene.set_door(503);
+    let refusal = scene.admit(Some("team"), &tag("1")).await.unwrap_err();
+    assert_eq!(refusal.reason(), "unavailable", "{refusal}");
+}
+
+#[tokio::test]
 async fn by_the_other_choice_a_list_in_the_place_of_an_image_confirms_nothing() {
     let scene = Scene::denying().await;
     scene.pull(Some("team")).await.unwrap();
