@@ -7,9 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Inner;
 use super::index::Table;
-use super::layout::{digest_key, in_repository};
-use super::record::{LinkRecord, decode, encode};
-use super::sweep::in_key;
+use super::layout::{digest_in_key, digest_key, in_repository, repository_in_key};
+use super::record::{LinkRecord, decode};
 use crate::oci::{Digest, Registry, Repository};
 
 /// What is lost, by the registry for which it came, and whether everybody could have it.
@@ -32,26 +31,20 @@ impl Inner {
         let mut claims = Vec::new();
         if !lost.0.is_empty() {
             self.index.each(Table::Links, &mut |key, value| {
-                let Some(losers) = in_key(key).and_then(|digest| lost.0.get(&digest)) else { return };
+                let Some(losers) = digest_in_key(key).and_then(|digest| lost.0.get(&digest)) else { return };
                 let Some(link) = decode::<LinkRecord>(value).filter(|link| link.claimed) else { return };
                 let is_open = losers.iter().any(|(_, is_open)| *is_open);
-                let is_elsewhere = || losers.iter().all(|(registry, _)| registry_in_key(key).as_ref() != Some(registry));
+                let is_elsewhere = || {
+                    let claimant = repository_in_key(key).map(|repository| repository.registry);
+                    losers.iter().all(|(registry, _)| claimant.as_ref() != Some(registry))
+                };
                 if is_open || (link.recovered && is_elsewhere()) {
                     claims.push((key.to_vec(), is_open));
                 }
             });
         }
         for (key, is_open) in claims {
-            self.index.update(Table::Links, &key, &|old| {
-                let old: LinkRecord = decode(old)?;
-                old.claimed.then(|| encode(&LinkRecord { claimed: !is_open, recovered: false, ..old }))
-            });
+            self.update_claim(&key, !is_open, false);
         }
     }
-}
-
-/// The registry in a key that begins with a repository.
-fn registry_in_key(key: &[u8]) -> Option<Registry> {
-    let zero = key.iter().position(|byte| *byte == 0)?;
-    Some(Repository::from_path(std::str::from_utf8(&key[..zero]).ok()?).ok()?.registry)
 }

@@ -174,6 +174,18 @@ pub(super) fn digest_of_key(key: &[u8]) -> Option<Digest> {
     }
 }
 
+/// The repository in a key that begins with one.
+pub(super) fn repository_in_key(key: &[u8]) -> Option<Repository> {
+    let zero = key.iter().position(|byte| *byte == 0)?;
+    Repository::from_path(std::str::from_utf8(&key[..zero]).ok()?).ok()
+}
+
+/// The digest in a key that begins with a repository.
+pub(super) fn digest_in_key(key: &[u8]) -> Option<Digest> {
+    let zero = key.iter().position(|byte| *byte == 0)?;
+    digest_of_key(&key[zero + 1..])
+}
+
 /// Index key of everything that belongs to a repository begins with this: its path and a zero byte.
 pub(super) fn repository_prefix(repository: &Repository) -> Vec<u8> {
     let mut key = repository.to_path().into_bytes();

@@ -49,9 +49,14 @@ pub(super) fn index(
 
 impl Inner {
     fn came(&self, repository: &Repository, digest: &Digest) {
-        self.index.update(Table::Links, &in_repository(repository, &digest_key(digest)), &|old| {
+        self.update_claim(&in_repository(repository, &digest_key(digest)), false, false);
+    }
+
+    /// Says of a link, by its key, what is known now. One that is not claimed any more stays as it is.
+    pub(super) fn update_claim(&self, key: &[u8], claimed: bool, recovered: bool) {
+        self.index.update(Table::Links, key, &|old| {
             let old: LinkRecord = decode(old)?;
-            old.claimed.then(|| encode(&LinkRecord { claimed: false, recovered: false, ..old }))
+            old.claimed.then(|| encode(&LinkRecord { claimed, recovered, ..old }))
         });
     }
 }

@@ -9,10 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::index::Table;
-use super::layout::{self, digest_key, in_repository};
+use super::layout::{self, digest_in_key, digest_key, in_repository};
 use super::record::{BlobRecord, LinkRecord, ManifestRecord, TagRecord, decode, encode};
 use super::refs::{self, Visitor};
-use super::sweep::in_key;
 use super::{Inner, manifests};
 use crate::oci::{Digest, Manifest, Repository, Tag};
 
@@ -72,17 +71,14 @@ fn look_for_blobs(inner: &Inner) -> (usize, BTreeMap<Digest, BlobRecord>) {
 fn recover_claims(inner: &Inner, new: &BTreeMap<Digest, BlobRecord>) {
     let mut claims = Vec::new();
     inner.index.each(Table::Links, &mut |key, value| {
-        if in_key(key).is_some_and(|digest| new.contains_key(&digest))
+        if digest_in_key(key).is_some_and(|digest| new.contains_key(&digest))
             && decode::<LinkRecord>(value).is_some_and(|link| link.claimed && !link.recovered)
         {
             claims.push(key.to_vec());
         }
     });
     for key in claims {
-        inner.index.update(Table::Links, &key, &|old| {
-            let old: LinkRecord = decode(old)?;
-            old.claimed.then(|| encode(&LinkRecord { recovered: true, ..old }))
-        });
+        inner.update_claim(&key, true, true);
     }
 }
 

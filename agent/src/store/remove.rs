@@ -23,9 +23,8 @@ use super::delete::unlink;
 use super::error::StoreError;
 use super::heirs::Lost;
 use super::index::Table;
-use super::layout::{digest_key, digest_of_key, in_repository, repository_prefix};
+use super::layout::{digest_in_key, digest_key, digest_of_key, in_repository, repository_prefix};
 use super::record::{TagRecord, decode};
-use super::sweep::in_key;
 use super::{Inner, Store, files};
 use crate::oci::{Digest, Repository, Target};
 
@@ -101,6 +100,7 @@ struct Going<'a> {
     target: &'a Target,
     root: Digest,
     only_if_certain: bool,
+    is_open: bool,
 }
 
 /// What one repository loses.
@@ -112,7 +112,13 @@ struct Loss<'a> {
     gone: Vec<Digest>,
     /// What it references no more.
     orphans: BTreeSet<Digest>,
-    is_open: bool,
+}
+
+impl Loss<'_> {
+    /// Everybody may have what goes.
+    fn is_open(&self) -> bool {
+        self.going.iter().all(|going| going.is_open)
+    }
 }
 
 impl Inner {
@@ -127,18 +133,16 @@ impl Inner {
         let mut read = Read::default();
         let mut losses = Vec::new();
         for (repository, nths) in by_repository {
-            let is_open = nths.iter().all(|nth| victims[*nth].is_open);
             let going = nths.into_iter().filter_map(|nth| self.going(nth, &victims[nth], &mut removals)).collect();
             let needed = needed.iter().filter(|(of, _)| of == repository).map(|(_, digest)| *digest);
-            let loss = self.loss(repository, going, (&needed.collect::<Vec<_>>(), &mut read), &mut removals);
-            losses.push(Loss { is_open, ..loss });
+            losses.push(self.loss(repository, going, (&needed.collect::<Vec<_>>(), &mut read), &mut removals));
         }
         if !self.index.is_sound() {
             // It broke meanwhile: what was read from it may lack rows.
             return Ok((vec![Removal::NotYet; victims.len()], BTreeSet::new()));
         }
         let mut lost = Lost::default();
-        losses.iter().for_each(|loss| self.note_lost(&mut lost, loss.repository, &loss.orphans, loss.is_open));
+        losses.iter().for_each(|loss| self.note_lost(&mut lost, loss.repository, &loss.orphans, loss.is_open()));
         losses.iter().for_each(|loss| self.forget_names(loss));
         self.settle_claims(&lost);
         let mut orphans: BTreeSet<Digest> = losses.iter().flat_map(|loss| &loss.orphans).copied().collect();
@@ -160,7 +164,7 @@ impl Inner {
 
     /// The image as it is now, unless it is not to go.
     fn going<'a>(&self, nth: usize, victim: &'a Victim, removals: &mut [Removal]) -> Option<Going<'a>> {
-        let Victim { repository, target, unused_since, only_if_certain, .. } = victim;
+        let Victim { repository, target, unused_since, only_if_certain, is_open } = victim;
         let root = match target {
             Target::Tag(tag) => {
                 let row = self.index.get(Table::Tags, &in_repository(repository, tag.as_str().as_bytes()));
@@ -176,7 +180,7 @@ impl Inner {
             removals[nth] = Removal::Used(used);
             return None;
         }
-        Some(Going { nth, target, root, only_if_certain: *only_if_certain })
+        Some(Going { nth, target, root, only_if_certain: *only_if_certain, is_open: *is_open })
     }
 
     /// What goes with these images, and what stays because others of the repository need it.
@@ -209,7 +213,7 @@ impl Inner {
                 // One that cannot be read may need any of them.
                 orphans.clear();
             }
-            return Loss { repository, going, own, gone, orphans, is_open: false };
+            return Loss { repository, going, own, gone, orphans };
         }
     }
 
@@ -255,7 +259,7 @@ impl Inner {
 
     /// Takes out of the index what the repository has no more.
     fn forget_names(&self, loss: &Loss<'_>) {
-        let Loss { repository, going, own, gone, orphans, .. } = loss;
+        let Loss { repository, going, own, gone, orphans } = loss;
         for tag in going.iter().filter_map(|going| tag_of(going.target)) {
             self.index.remove(Table::Tags, &in_repository(repository, tag));
         }
@@ -276,7 +280,7 @@ impl Inner {
     fn spare_what_others_need(&self, orphans: &mut BTreeSet<Digest>) {
         for table in [Table::Links, Table::Manifests] {
             self.index.each(table, &mut |key, _| {
-                if let Some(digest) = in_key(key) {
+                if let Some(digest) = digest_in_key(key) {
                     orphans.remove(&digest);
                 }
             });

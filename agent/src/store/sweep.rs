@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::error::StoreError;
 use super::index::Table;
-use super::layout::{digest_key, digest_of_key};
+use super::layout::{digest_in_key, digest_key, digest_of_key, repository_in_key};
 use super::record::{BlobRecord, LinkRecord, TagRecord, decode};
 use super::{Inner, Store};
 use crate::oci::{Digest, Repository};
@@ -77,7 +77,7 @@ impl Inner {
                 return orphans;
             }
             self.index.each(table, &mut |key, value| {
-                if let Some(digest) = in_key(key)
+                if let Some(digest) = digest_in_key(key)
                     && orphans.contains(&digest)
                     && !(table == Table::Links && is_unfounded(value))
                 {
@@ -101,7 +101,7 @@ impl Inner {
     fn forget_orphans(&self, orphans: &BTreeSet<Digest>) {
         let mut links = Vec::new();
         self.index.each(Table::Links, &mut |key, _| {
-            if in_key(key).is_some_and(|digest| orphans.contains(&digest)) {
+            if digest_in_key(key).is_some_and(|digest| orphans.contains(&digest)) {
                 links.push(key.to_vec());
             }
         });
@@ -119,12 +119,13 @@ impl Inner {
         for table in [Table::Manifests, Table::Links] {
             let is_manifest = table == Table::Manifests;
             self.index.each(table, &mut |key, value| {
-                let Some(zero) = key.iter().position(|byte| *byte == 0).filter(|zero| key[zero + 1..] == *wanted) else { return };
-                let repository = std::str::from_utf8(&key[..zero]).ok().and_then(|path| Repository::from_path(path).ok());
+                if key.iter().position(|byte| *byte == 0).is_none_or(|zero| key[zero + 1..] != *wanted) {
+                    return;
+                }
                 // What cannot be read proves nothing.
                 let link: Option<LinkRecord> = if is_manifest { Some(LinkRecord::default()) } else { decode(value) };
                 let (is_claimed, is_recovered) = link.map_or((true, false), |link| (link.claimed, link.recovered));
-                found.extend(repository.map(|repository| Reference { repository, is_manifest, is_claimed, is_recovered }));
+                found.extend(repository_in_key(key).map(|repository| Reference { repository, is_manifest, is_claimed, is_recovered }));
             });
         }
         found
@@ -141,12 +142,6 @@ pub(super) struct Reference {
     pub(super) is_claimed: bool,
     /// See [`LinkRecord::recovered`].
     pub(super) is_recovered: bool,
-}
-
-/// The digest in a key that begins with a repository.
-pub(super) fn in_key(key: &[u8]) -> Option<Digest> {
-    let zero = key.iter().position(|byte| *byte == 0)?;
-    digest_of_key(&key[zero + 1..])
 }
 
 /// A link that no manifest is the reason of.
